@@ -1,0 +1,1 @@
+"""Frozen nouns: optics, poses, particles, densities."""

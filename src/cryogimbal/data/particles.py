@@ -1,0 +1,114 @@
+"""A particle stack: where the images are, and what is known of each."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.data.optics import CtfParameters, OpticsGroup
+from cryogimbal.data.poses import PoseSet
+
+
+class ImageSource(Protocol):
+    """Where images come from: files, memory, a simulator."""
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def box(self) -> int:
+        """Pixels a side."""
+        ...
+
+    def read(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch box box"]:
+        """The chosen images as float32, as they are stored."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayImages:
+    """Images held in memory."""
+
+    values: Float[Tensor, "particle box box"]
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return self.values.shape[0]
+
+    @property
+    def box(self) -> int:
+        """Pixels a side."""
+        return self.values.shape[-1]
+
+    def read(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch box box"]:
+        """The chosen images."""
+        return self.values[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetImages:
+    """Some images of another source, in a given order."""
+
+    source: ImageSource
+    index: Int[Tensor, " particle"]
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return self.index.shape[0]
+
+    @property
+    def box(self) -> int:
+        """Pixels a side."""
+        return self.source.box
+
+    def read(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch box box"]:
+        """The chosen images."""
+        return self.source.read(self.index[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticleStack:
+    """Images with the optics and CTF of each particle, and poses or shifts where a table has them."""
+
+    images: ImageSource
+    ctf: CtfParameters
+    optics: tuple[OpticsGroup, ...]
+    optics_index: Int[Tensor, " particle"]
+    """Place of each particle's group in ``optics`` (from 0)."""
+    poses: PoseSet | None = None
+    """Poses of the input table, if it has angles."""
+    given_shift_angstrom: Float[Tensor, "particle 2"] | None = None
+    """Displacements of the input table, if it has origins (with or without angles)."""
+
+    def __len__(self) -> int:
+        """Number of particles."""
+        return len(self.ctf)
+
+    @property
+    def box(self) -> int:
+        """Pixels a side."""
+        return self.images.box
+
+    @property
+    def pixel_size_angstrom(self) -> float:
+        """Sampling of the images; one for the whole stack."""
+        return self.optics[0].pixel_size_angstrom
+
+    def __getitem__(self, index: Int[Tensor, " chosen"]) -> "ParticleStack":
+        """The chosen particles, in the given order; images stay where they are."""
+        return replace(
+            self,
+            images=SubsetImages(source=self.images, index=index),
+            ctf=self.ctf[index],
+            optics_index=self.optics_index[index],
+            poses=None if self.poses is None else self.poses[index],
+            given_shift_angstrom=(
+                None if self.given_shift_angstrom is None else self.given_shift_angstrom[index]
+            ),
+        )

@@ -1,0 +1,1 @@
+"""Pure Fourier geometry on tensors: transforms, resampling, discs and shells. No microscope."""
