@@ -42,4 +42,5 @@ class PoseHypotheses:
     """Candidate poses of each image of a batch; a pose source proposes them."""
 
     rotation: Float[Tensor, "batch head 3 3"]
-    shift_angstrom: Float[Tensor, "batch head 2"]
+    shift_angstrom: Float[Tensor, "batch head 2"] | None = None
+    """None where every particle is taken to be centred."""

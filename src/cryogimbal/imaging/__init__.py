@@ -1,0 +1,1 @@
+"""Image formation: how a density at a pose becomes a predicted image. Start with ``model.py``."""

@@ -1,0 +1,93 @@
+"""The volume step in closed form: CTF-weighted back-projection and a regularised division.
+
+Everything that particles contribute is a sum, so half-sets, tiles and ranks add up.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogimbal.fourier.disc import Disc
+from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.imaging.slices import backproject_slices
+from cryogimbal.imaging.volume import GridGeometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class SufficientStatistics:
+    """``data = sum S* C H`` and ``weight = sum S* C^2`` on a grid, S* the adjoint of slicing."""
+
+    data: Float[Tensor, "side side side"]
+    weight: Float[Tensor, "side side side"]
+
+    @classmethod
+    def zeros(
+        cls, geometry: GridGeometry, device: torch.device | None = None
+    ) -> "SufficientStatistics":
+        """Nothing seen yet."""
+        shape = (geometry.side,) * 3
+        return cls(data=torch.zeros(shape, device=device), weight=torch.zeros(shape, device=device))
+
+    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
+        """Both sets of particles together."""
+        return SufficientStatistics(data=self.data + other.data, weight=self.weight + other.weight)
+
+    def scaled(self, factor: float) -> "SufficientStatistics":
+        """As if every particle counted ``factor`` times."""
+        return SufficientStatistics(data=self.data * factor, weight=self.weight * factor)
+
+
+def backproject(
+    weighted_data: Float[Tensor, "n coefficient"],
+    weight: Float[Tensor, "n coefficient"],
+    rotation: Float[Tensor, "n 3 3"],
+    disc: Disc,
+    geometry: GridGeometry,
+) -> SufficientStatistics:
+    """Statistics of slices: ``weighted_data`` is ``C H`` and ``weight`` is ``C^2`` at each rotation."""
+    step, side = geometry.oversampling, geometry.side
+    return SufficientStatistics(
+        data=backproject_slices(weighted_data, rotation, disc, step, side),
+        weight=backproject_slices(weight, rotation, disc, step, side),
+    )
+
+
+def solve_density(
+    statistics: SufficientStatistics,
+    geometry: GridGeometry,
+    prior_weight: Float[Tensor, " shell"],
+) -> Float[Tensor, "box box box"]:
+    """Density of the regularised division ``data / (weight + prior)``.
+
+    The quotient is a local average of the slices under the trilinear kernel, which multiplies the
+    density by that kernel once; slicing does it once more. Both are undone, so the density returned
+    is the particle's own.
+
+    Parameters
+    ----------
+    prior_weight
+        Added to the weight of each shell of one cycle per box, from shell 0; the last value is used
+        beyond. It is the inverse signal power in units where the noise variance is 1 (a Wiener filter).
+    """
+    side, step = geometry.side, geometry.oversampling
+    shell = (radius_grid(side, 3, device=statistics.data.device) / step).round().long()
+    prior = prior_weight[shell.clamp(max=len(prior_weight) - 1)]
+    inside = shell <= geometry.radius
+    denominator = (statistics.weight + prior).clamp_min(torch.finfo(prior.dtype).tiny)
+    grid = torch.where(inside, statistics.data / denominator, 0.0)
+    return geometry.density_of_grid(grid) / geometry.kernel(grid.device).square()
+
+
+def mean_weight_per_shell(
+    statistics: SufficientStatistics, geometry: GridGeometry
+) -> Float[Tensor, " shell"]:
+    """Mean of the weight over each shell of one cycle per box inside the geometry's radius."""
+    shell = radius_grid(geometry.side, 3, device=statistics.weight.device) / geometry.oversampling
+    n_shells = int(geometry.radius) + 1
+    index = shell.round().long().clamp(max=n_shells).flatten()
+    total = statistics.weight.new_zeros(n_shells + 1).index_add(
+        0, index, statistics.weight.flatten()
+    )
+    return (total / torch.bincount(index, minlength=n_shells + 1))[:n_shells]

@@ -1,0 +1,182 @@
+"""From stored images to disc rows: normalise, crop in Fourier space, centre by known shifts.
+
+Each image is normalised so that its background (the ring outside the particle) has mean 0 and
+standard deviation 1. Spectra are orthonormal, so white noise then has standard deviation 1 per
+coefficient at every box, cropped or not.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cryogimbal.data.optics import CtfParameters
+from cryogimbal.data.particles import ParticleStack
+from cryogimbal.errors import InputError
+from cryogimbal.fourier.disc import Disc, make_disc
+from cryogimbal.fourier.resample import crop_centred
+from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
+from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shifts import shift_row
+
+READ_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticleSpectra:
+    """All images of a stack at the working box, as rows, with what their CTFs need."""
+
+    disc: Disc
+    rows: Float[Tensor, "particle coefficient"]
+    ctf: CtfParameters
+    pixel_size_angstrom: float
+    """Sampling at the working box."""
+
+    def __len__(self) -> int:
+        """Number of particles."""
+        return self.rows.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows live."""
+        return self.rows.device
+
+    def batch(self, index: Int[Tensor, " batch"], radius: float) -> ParticleBatch:
+        """Rows and CTFs of the chosen images up to a band limit in cycles per box."""
+        disc = self.disc.truncate(radius)
+        frequency = disc.frequency_index / (disc.box * self.pixel_size_angstrom)
+        return ParticleBatch(
+            disc=disc,
+            observed=self.rows[index, : disc.n_coefficients],
+            ctf=transfer_function(self.ctf[index], frequency),
+            index=index,
+        )
+
+    def subset(self, index: Int[Tensor, " chosen"]) -> "ParticleSpectra":
+        """The chosen particles, in the given order."""
+        return ParticleSpectra(
+            disc=self.disc,
+            rows=self.rows[index],
+            ctf=self.ctf[index],
+            pixel_size_angstrom=self.pixel_size_angstrom,
+        )
+
+
+def read_spectra(
+    stack: ParticleStack,
+    working_box: int,
+    *,
+    particle_diameter_angstrom: float | None = None,
+    centring_shift_angstrom: Float[Tensor, "particle 2"] | None = None,
+    device: torch.device | str = "cpu",
+) -> ParticleSpectra:
+    """Read, normalise, crop and centre every image of a stack.
+
+    Parameters
+    ----------
+    working_box
+        Pixels a side after Fourier cropping; even or odd, at most the stack's box.
+    particle_diameter_angstrom
+        Background is what lies outside this circle; the inscribed circle where none is given.
+    centring_shift_angstrom
+        Known displacement of each particle from its box centre, which is undone.
+
+    Raises
+    ------
+    InputError
+        If the working box is larger than the images, or an image has no background to normalise by.
+    """
+    if working_box > stack.box:
+        raise InputError(
+            f"working box: expected at most the images' {stack.box} pixels, found {working_box}; "
+            "choose a smaller --working-box"
+        )
+    pixel_size = stack.pixel_size_angstrom * stack.box / working_box
+    background = background_mask(stack.box, stack.pixel_size_angstrom, particle_diameter_angstrom)
+    disc = make_disc(working_box)
+    rows = torch.empty(len(stack), disc.n_coefficients)
+    for index in torch.arange(len(stack)).split(READ_BATCH):
+        images = normalise_background(stack.images.read(index), background, first=int(index[0]))
+        chunk = disc.gather(crop_centred(image_to_hartley(images), working_box, 2))
+        if centring_shift_angstrom is not None:
+            shift_box = -centring_shift_angstrom[index] / (working_box * pixel_size)
+            chunk = shift_row(chunk, shift_box, disc)
+        rows[index] = chunk
+    return ParticleSpectra(
+        disc=disc.to(device),
+        rows=rows.to(device),
+        ctf=stack.ctf.to(device),
+        pixel_size_angstrom=pixel_size,
+    )
+
+
+def background_mask(
+    box: int, pixel_size_angstrom: float, particle_diameter_angstrom: float | None
+) -> Bool[Tensor, "box box"]:
+    """Pixels outside the particle's circle.
+
+    Raises
+    ------
+    InputError
+        If the circle leaves fewer than 2 % of the pixels as background.
+    """
+    diameter = box * pixel_size_angstrom
+    if particle_diameter_angstrom is not None:
+        diameter = particle_diameter_angstrom
+    mask = radius_grid(box, 2) > diameter / pixel_size_angstrom / 2
+    if mask.double().mean() < 0.02:
+        raise InputError(
+            f"particle diameter: expected less than the box ({box * pixel_size_angstrom:.1f} Å), "
+            f"found {diameter:.1f} Å; no background is left to normalise by"
+        )
+    return mask
+
+
+def normalise_background(
+    images: Float[Tensor, "batch box box"], background: Bool[Tensor, "box box"], *, first: int = 0
+) -> Float[Tensor, "batch box box"]:
+    """Subtract the background's mean and divide by its standard deviation, image by image.
+
+    Raises
+    ------
+    InputError
+        If the background of an image is constant; ``first`` is the stack index of the first image.
+    """
+    ring = images[:, background]
+    deviation = ring.std(dim=1)
+    if bool((deviation <= 0).any()):
+        bad = first + int((deviation <= 0).nonzero()[0])
+        raise InputError(
+            f"particle {bad + 1}: expected a background with noise, found a constant one; "
+            "remove the particle or give a smaller --particle-diameter"
+        )
+    return (images - ring.mean(dim=1)[:, None, None]) / deviation[:, None, None]
+
+
+def images_from_rows(
+    rows: Float[Tensor, "batch coefficient"], disc: Disc, box: int
+) -> Float[Tensor, "batch box box"]:
+    """Real-space images of ``box`` pixels a side from the leading part of rows."""
+    small = make_disc(box, disc.radius).to(rows.device)
+    return hartley_to_image(small.scatter(rows[:, : small.n_coefficients]))
+
+
+def index_batches(index: Int[Tensor, " n"], size: int) -> Iterator[Int[Tensor, " batch"]]:
+    """Consecutive batches of an index; the last one may be shorter."""
+    yield from index.split(size)
+
+
+def nyquist_angstrom(spectra: ParticleSpectra) -> float:
+    """Shortest period the working box can hold."""
+    return 2 * spectra.pixel_size_angstrom
+
+
+def working_box_for(box: int, pixel_size_angstrom: float, nyquist_target_angstrom: float) -> int:
+    """Default working box: Nyquist near the target, even, at most 128 and at most the box itself."""
+    wanted = math.ceil(2 * box * pixel_size_angstrom / nyquist_target_angstrom / 2) * 2
+    return min(box, wanted, 128)
