@@ -18,7 +18,7 @@ install: $(INSTALLED)
 
 # Old pips do not know every tag of newer wheels, hence the first upgrade.
 $(INSTALLED): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
@@ -33,7 +33,7 @@ demo: install
 		--truth-map $(DEMO_DATA)/truth.mrc
 
 test: install
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --durations=10
 
 lint: install
 	$(BIN)/ruff check .
