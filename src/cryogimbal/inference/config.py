@@ -1,0 +1,277 @@
+"""Every option of a reconstruction with its default, validated."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cryogimbal.errors import InputError
+
+Radius = float
+
+
+def _require(holds: bool, option: str, expected: str, found: object) -> None:  # noqa: FBT001
+    if not holds:
+        raise InputError(f"--{option}: expected {expected}, found {found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeConfig:
+    """The learnable volume of both stages."""
+
+    oversampling: int = 2
+    """Samples per cycle per box; 2 is exact to about 1 %, 1 is smaller and faster."""
+    interpolation: Literal["product", "factored"] = "product"
+    """Interpolate mantissa x exp(exponent), or (the authors' code) each factor apart."""
+    start_amplitude: float = 0.1
+    """Rms of the random spectrum that the encoder starts from, in units of the noise."""
+
+    def __post_init__(self) -> None:
+        _require(self.oversampling in (1, 2, 3, 4), "volume.oversampling", "1 to 4", self.oversampling)
+        _require(
+            self.start_amplitude > 0, "volume.start-amplitude", "a number above 0", self.start_amplitude
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorConfig:
+    """Start by stochastic expectation maximisation over a grid of all orientations."""
+
+    iterations: int = 80
+    """Steps from a random volume, each on one minibatch."""
+    minibatch: int = 1000
+    """Images per step."""
+    n_side: int = 4
+    """HEALPix resolution of the orientation grid; the spacing is about 60 / n_side degrees."""
+    start_radius: Radius = 4.0
+    """Band limit of the first step, in cycles per box."""
+    end_radius: Radius = 8.0
+    """Band limit of the last steps, in cycles per box."""
+    start_temperature: float = 10.0
+    """Log-likelihoods are divided by this at first and by 1 at the end (annealing)."""
+    memory: float = 0.8
+    """What earlier minibatches still count, per step."""
+    final_n_side: int = 6
+    """Resolution of the grid on which every image is searched once at the end."""
+    tile: int = 1024
+    """Images per matrix product."""
+
+    def __post_init__(self) -> None:
+        _require(self.iterations >= 1, "posterior.iterations", "at least 1", self.iterations)
+        _require(self.minibatch >= 1, "posterior.minibatch", "at least 1", self.minibatch)
+        _require(1 <= self.n_side <= 16, "posterior.n-side", "1 to 16", self.n_side)
+        _require(1 <= self.final_n_side <= 16, "posterior.final-n-side", "1 to 16", self.final_n_side)
+        _require(
+            1 <= self.start_radius <= self.end_radius,
+            "posterior.start-radius",
+            f"1 to the end radius ({self.end_radius})",
+            self.start_radius,
+        )
+        _require(
+            self.start_temperature >= 1,
+            "posterior.start-temperature",
+            "at least 1",
+            self.start_temperature,
+        )
+        _require(0 <= self.memory < 1, "posterior.memory", "0 to below 1", self.memory)
+        _require(self.tile >= 1, "posterior.tile", "at least 1", self.tile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The pose network: a shared backbone and M heads."""
+
+    n_heads: int = 7
+    """Rotations proposed per image."""
+    channels: tuple[int, ...] = (32, 64, 128, 128, 128)
+    """Width of each block of the VGG-16 backbone."""
+    pyramid_levels: int = 5
+    """Input channels: the image and successively smoother copies of it."""
+    hidden: int = 256
+    """Width of the three-layer heads."""
+    input_box: int | None = 16
+    """Pixels a side of the image the network sees; none: the working box."""
+
+    def __post_init__(self) -> None:
+        _require(self.n_heads >= 1, "encoder.n-heads", "at least 1", self.n_heads)
+        _require(len(self.channels) == 5, "encoder.channels", "five widths", self.channels)
+        _require(min(self.channels) >= 1, "encoder.channels", "positive widths", self.channels)
+        _require(self.pyramid_levels >= 1, "encoder.pyramid-levels", "at least 1", self.pyramid_levels)
+        _require(self.hidden >= 1, "encoder.hidden", "at least 1", self.hidden)
+        _require(
+            self.input_box is None or self.input_box >= 8,
+            "encoder.input-box",
+            "at least 8 pixels",
+            self.input_box,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandConfig:
+    """Band limit over the epochs of a stage (frequency marching), in cycles per box."""
+
+    start_radius: Radius | None = None
+    """Band limit of the first epoch; none: the end radius from the start (no marching)."""
+    end_radius: Radius | None = None
+    """Band limit once grown; none: everything the working box holds."""
+    growth_epochs: int = 1
+    """Epochs over which the limit grows."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.start_radius is None or self.start_radius >= 1,
+            "start-radius",
+            "at least 1 cycle per box",
+            self.start_radius,
+        )
+        _require(
+            self.end_radius is None or self.end_radius >= (self.start_radius or 1),
+            "end-radius",
+            "at least the start radius",
+            self.end_radius,
+        )
+        _require(self.growth_epochs >= 1, "growth-epochs", "at least 1", self.growth_epochs)
+
+    def radius(self, epoch: int, largest: float) -> float:
+        """Band limit of an epoch (from 0), never above ``largest``."""
+        end = largest if self.end_radius is None else min(self.end_radius, largest)
+        start = end if self.start_radius is None else min(self.start_radius, end)
+        return start + (end - start) * min(1.0, epoch / self.growth_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchConfig:
+    """When auto-encoding hands over to auto-decoding."""
+
+    rule: Literal["measured", "fixed"] = "measured"
+    """Measured: once poses have settled and no longer improve. Fixed: after all epochs."""
+    settled_deg: float = 30.0
+    """Poses count as settled below this median change per epoch."""
+    patience: int = 3
+    """Epochs without improvement of the loss, once settled."""
+    improvement: float = 0.05
+    """What counts as improvement: this fraction of what the model explains of the data."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.settled_deg <= 180, "settled-deg", "0 to 180", self.settled_deg)
+        _require(self.patience >= 1, "patience", "at least 1", self.patience)
+        _require(0 <= self.improvement < 1, "improvement", "0 to below 1", self.improvement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoEncodingConfig:
+    """Stage 1 with the encoder: winner takes all over its heads."""
+
+    epochs: int = 120
+    """Most passes over the images."""
+    batch_size: int = 64
+    """Images per step."""
+    encoder_rate: float = 5e-4
+    """Adam's rate for the network."""
+    volume_rate: float = 5e-3
+    """Adam's rate for mantissa and exponent."""
+    loss: Literal["squared", "modulus"] = "squared"
+    """Residual: squared error (the paper) or modulus (the authors' code)."""
+    band: BandConfig = field(default_factory=lambda: BandConfig(end_radius=8.0))
+    """Band limit over the epochs."""
+    switch: SwitchConfig = field(default_factory=SwitchConfig)
+    """When to hand over."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "auto-encoding.epochs", "at least 1", self.epochs)
+        _require(self.batch_size >= 1, "auto-encoding.batch-size", "at least 1", self.batch_size)
+        _require(self.encoder_rate > 0, "auto-encoding.encoder-rate", "above 0", self.encoder_rate)
+        _require(self.volume_rate > 0, "auto-encoding.volume-rate", "above 0", self.volume_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoDecodingConfig:
+    """Stage 2: every image's own pose, in alternation with the volume."""
+
+    epochs: int = 16
+    """Passes over the images."""
+    batch_size: int = 256
+    """Images per step."""
+    pose_steps: int = 5
+    """Pose steps per volume step."""
+    pose_rate: float = 0.03
+    """Adam's rate for rotation vectors, in radians."""
+    pose_rate_end: float | None = 0.001
+    """Rate of the last epoch, reached by a cosine; none: constant."""
+    volume_step: Literal["closed_form", "adam"] = "closed_form"
+    """Regularised back-projection once per epoch, or Adam on mantissa and exponent per batch."""
+    volume_rate: float = 0.02
+    """Adam's rate for mantissa and exponent; unused by the closed form."""
+    loss: Literal["squared", "modulus"] = "squared"
+    """Residual: squared error (the paper) or modulus (the authors' code)."""
+    band: BandConfig = field(
+        default_factory=lambda: BandConfig(start_radius=8.0, growth_epochs=10)
+    )
+    """Band limit over the epochs."""
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "auto-decoding.epochs", "at least 1", self.epochs)
+        _require(self.batch_size >= 1, "auto-decoding.batch-size", "at least 1", self.batch_size)
+        _require(self.pose_steps >= 1, "auto-decoding.pose-steps", "at least 1", self.pose_steps)
+        _require(self.pose_rate > 0, "auto-decoding.pose-rate", "above 0", self.pose_rate)
+        _require(self.volume_rate > 0, "auto-decoding.volume-rate", "above 0", self.volume_rate)
+        _require(
+            self.pose_rate_end is None or 0 < self.pose_rate_end <= self.pose_rate,
+            "auto-decoding.pose-rate-end",
+            f"above 0, at most the pose rate ({self.pose_rate})",
+            self.pose_rate_end,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """All options of a reconstruction."""
+
+    working_box: int | None = None
+    """Pixels a side during the search; none: Nyquist near 8 Å, at most 128."""
+    particle_diameter: float | None = None
+    """Diameter of the particle in Å, for the mask and for normalisation; none: from the box."""
+    initial_map: Path | None = None
+    """Start from this map (.mrc) instead of from nothing."""
+    initial_poses: Path | None = None
+    """Start from the angles of this STAR file (same particles, same order)."""
+    max_particles: int | None = None
+    """Search on a random subset of this size; poses and map still come from all particles."""
+    shifts: Literal["none", "given"] = "none"
+    """Take particles as centred, or centre them by the origins in the table."""
+    start: Literal["posterior", "encoder"] = "posterior"
+    """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
+    seed: int = 0
+    """Seed of every random choice."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    """The learnable volume."""
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
+    """The posterior start."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The pose network."""
+    auto_encoding: AutoEncodingConfig = field(default_factory=AutoEncodingConfig)
+    """Stage 1 with the encoder."""
+    auto_decoding: AutoDecodingConfig = field(default_factory=AutoDecodingConfig)
+    """Stage 2."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.working_box is None or self.working_box >= 16,
+            "working-box",
+            "at least 16 pixels",
+            self.working_box,
+        )
+        _require(
+            self.particle_diameter is None or self.particle_diameter > 0,
+            "particle-diameter",
+            "above 0 Å",
+            self.particle_diameter,
+        )
+        _require(
+            self.max_particles is None or self.max_particles >= 1,
+            "max-particles",
+            "at least 1",
+            self.max_particles,
+        )
+        _require(self.seed >= 0, "seed", "0 or more", self.seed)

@@ -1,0 +1,94 @@
+"""The exact posterior over a grid of orientations, by matrix products over disc rows.
+
+For an image H with CTF C and a slice S, ``-1/2 |C S - H|^2 = (C H).S - 1/2 (C^2).(S^2)`` up to a
+constant, so all images against all orientations are two products. The expectation step's sums over
+images are two more, with the posterior as the left factor.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.imaging.model import ParticleBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """Posterior-weighted sums per orientation, and what the posterior says of each image."""
+
+    weighted_data: Float[Tensor, "orientation coefficient"]
+    """``sum over images of posterior x C H``."""
+    weight: Float[Tensor, "orientation coefficient"]
+    """``sum over images of posterior x C^2``."""
+    best: Int[Tensor, " batch"]
+    """Most probable orientation of each image."""
+    loss: Float[Tensor, " batch"]
+    """Mean squared residual per coefficient at the most probable orientation."""
+    effective_orientations: Float[Tensor, " batch"]
+    """``1 / sum of squared posterior``: how many orientations share an image."""
+
+
+def log_likelihoods(
+    batch: ParticleBatch, slices: Float[Tensor, "orientation coefficient"]
+) -> Float[Tensor, "batch orientation"]:
+    """``log p(image | orientation)`` up to a constant per image, noise variance 1."""
+    scores = (batch.ctf * batch.observed) @ slices.T
+    return scores.addmm_(batch.ctf.square(), slices.square().T, alpha=-0.5)
+
+
+def expectation(
+    batch: ParticleBatch,
+    slices: Float[Tensor, "orientation coefficient"],
+    *,
+    temperature: float,
+    tile: int,
+) -> Expectation:
+    """Expectation step, streamed in tiles of images.
+
+    Parameters
+    ----------
+    temperature
+        Divides log-likelihoods; above 1 the posterior is broader than the data say.
+    tile
+        Images per matrix product, which bounds the memory.
+    """
+    weighted_data, weight = torch.zeros_like(slices), torch.zeros_like(slices)
+    best, loss, effective = [], [], []
+    for part in _tiles(batch, tile):
+        scores = log_likelihoods(part, slices)
+        top, index = scores.max(dim=1)
+        posterior = torch.softmax(scores / temperature, dim=1)
+        weighted_data.addmm_(posterior.T, part.ctf * part.observed)
+        weight.addmm_(posterior.T, part.ctf.square())
+        best.append(index)
+        loss.append((part.observed.square().sum(1) - 2 * top) / part.disc.n_coefficients)
+        effective.append(1 / posterior.square().sum(1))
+    return Expectation(
+        weighted_data=weighted_data,
+        weight=weight,
+        best=torch.cat(best),
+        loss=torch.cat(loss),
+        effective_orientations=torch.cat(effective),
+    )
+
+
+def most_probable(
+    batch: ParticleBatch, slices: Float[Tensor, "orientation coefficient"], *, tile: int
+) -> Int[Tensor, " batch"]:
+    """The orientation of highest likelihood of each image."""
+    parts = [log_likelihoods(part, slices).argmax(dim=1) for part in _tiles(batch, tile)]
+    return torch.cat(parts)
+
+
+def _tiles(batch: ParticleBatch, size: int) -> Iterator[ParticleBatch]:
+    for start in range(0, len(batch.index), size):
+        rows = slice(start, start + size)
+        yield ParticleBatch(
+            disc=batch.disc,
+            observed=batch.observed[rows],
+            ctf=batch.ctf[rows],
+            index=batch.index[rows],
+        )

@@ -1,0 +1,58 @@
+"""What a running reconstruction tells its caller, one record at a time."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """One batch is done."""
+
+    stage: str
+    epoch: int
+    """From 0."""
+    n_epochs: int
+    """Epochs this stage will take at most."""
+    images_done: int
+    """Images of this epoch seen so far."""
+    images_total: int
+    """Images an epoch sees."""
+    loss: float
+    """Mean residual per coefficient of this batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One pass (or one step of the posterior start) is done."""
+
+    stage: str
+    epoch: int
+    n_epochs: int
+    images_total: int
+    loss: float
+    """Mean residual per coefficient over the epoch; pure noise gives 1 (squared error)."""
+    radius: float
+    """Band limit in cycles per box."""
+    resolution_angstrom: float
+    """The same band limit as a period."""
+    pose_change_median_deg: float | None = None
+    """Median turn of a pose since the epoch before; none in a first epoch."""
+    head_usage: tuple[float, ...] | None = None
+    """Fraction of images that each head won."""
+    head_loss: tuple[float, ...] | None = None
+    """Mean residual of each head over all images."""
+    effective_orientations: float | None = None
+    """Median number of orientations that share an image's posterior."""
+    half_map_resolution_angstrom: float | None = None
+    """Where the FSC of the two half-maps falls below 0.143; they share their poses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchRecord:
+    """One stage hands over to the next."""
+
+    from_stage: str
+    to_stage: str
+    reason: str
+
+
+Record = StepRecord | EpochRecord | SwitchRecord
