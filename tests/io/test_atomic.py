@@ -60,5 +60,5 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="folder .*absent does not exist"):
+    with pytest.raises(InputError, match=r"folder .*absent does not exist"):
         write_text_atomically(tmp_path / "absent" / "x.json", "")

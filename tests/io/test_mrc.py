@@ -189,6 +189,6 @@ def test_full_disk_leaves_no_half_stack(tmp_path: Path) -> None:
 
 def test_images_of_two_boxes_are_not_written(tmp_path: Path) -> None:
     chunks = [torch.randn(2, 8, 8), torch.randn(2, 9, 9)]
-    with pytest.raises(InputError, match="expected images of 8 x 8 .* found 9 x 9 at image 3"):
+    with pytest.raises(InputError, match=r"expected images of 8 x 8 .* found 9 x 9 at image 3"):
         write_image_stack(tmp_path / "stack.mrcs", chunks, VOXEL)
     assert list(tmp_path.iterdir()) == []

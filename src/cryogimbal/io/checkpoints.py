@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
+    broken = InputError(
+        f"{path}: expected a checkpoint, found a broken file of {path.stat().st_size} bytes; "
+        "delete it and resume from the one before it"
+    )
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load itself does not compare the checksums that torch.save wrote.
+            if archive.testzip() is not None:
+                raise broken
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: expected a checkpoint, found a broken file of {path.stat().st_size} bytes; "
-            "delete it and resume from the one before it"
-        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise broken from error
     if not isinstance(state, dict):
         raise InputError(f"{path}: expected a checkpoint, found {type(state).__name__}")
     return state

@@ -153,7 +153,7 @@ class MrcStack:
 
 def write_image_stack(
     path: Path,
-    chunks: Iterable[Float[Tensor, "chunk box box"]],
+    chunks: Iterable[Float[Tensor, "_ _ _"]],
     pixel_size_angstrom: float,
 ) -> int:
     """Write images as they come, float32, and return their number.

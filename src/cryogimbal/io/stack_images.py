@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryogimbal.errors import InputError
@@ -29,6 +29,8 @@ class ImageNames:
     """Place of each row's file in ``written``."""
     section: Int[np.ndarray, " row"]
     """Image of the file, from 0."""
+    is_bare: Bool[np.ndarray, " row"]
+    """Whether the name is that of a file without a number."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -36,11 +38,15 @@ class ImageNames:
 
     def name(self, row: int) -> str:
         """Image name of a row, counted from 0."""
-        return f"{self.section[row] + 1:06d}@{self.written[self.file_index[row]]}"
+        return self.name_in(row, self.written[self.file_index[row]])
+
+    def name_in(self, row: int, file: str) -> str:
+        """Image name of a row if its file is called ``file``."""
+        return file if self.is_bare[row] else f"{self.section[row] + 1:06d}@{file}"
 
 
 def parse_image_names(names: Iterable[str], table_path: Path) -> ImageNames:
-    """Cut ``NNNNNN@file`` (from 1) into section and file; a bare file is its first image.
+    """Cut ``NNNNNN@file`` (from 1) into section and file; a bare file is its only image.
 
     Raises
     ------
@@ -50,6 +56,7 @@ def parse_image_names(names: Iterable[str], table_path: Path) -> ImageNames:
     written: dict[str, int] = {}
     file_index: list[int] = []
     section: list[int] = []
+    is_bare: list[bool] = []
     for row, name in enumerate(names, start=1):
         number, at, file = name.partition("@")
         if not at:
@@ -61,10 +68,12 @@ def parse_image_names(names: Iterable[str], table_path: Path) -> ImageNames:
             )
         file_index.append(written.setdefault(file, len(written)))
         section.append(int(number) - 1)
+        is_bare.append(not at)
     return ImageNames(
         written=tuple(written),
         file_index=np.array(file_index, dtype=np.int64),
         section=np.array(section, dtype=np.int64),
+        is_bare=np.array(is_bare, dtype=np.bool_),
     )
 
 
@@ -201,6 +210,15 @@ def _require_one_box(table_path: Path, names: ImageNames, stacks: tuple[MrcStack
 
 def _require_sections(table_path: Path, names: ImageNames, stacks: tuple[MrcStack, ...]) -> None:
     available = np.array([stack.n_images for stack in stacks])
+    ambiguous = np.flatnonzero(names.is_bare & (available[names.file_index] > 1))
+    if len(ambiguous):
+        row = int(ambiguous[0])
+        stack = stacks[names.file_index[row]]
+        raise InputError(
+            f"{table_path}: row {row + 1}: image {names.name(row)}: expected one image in "
+            f"{stack.path}, found {stack.n_images} sections; write NUMBER@FILE for an image of a "
+            "stack; subtomograms cannot be used"
+        )
     beyond = np.flatnonzero(names.section >= available[names.file_index])
     if len(beyond):
         row = int(beyond[0])

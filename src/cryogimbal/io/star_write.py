@@ -9,7 +9,6 @@ from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.io.atomic import write_text_atomically
 from cryogimbal.io.image_paths import find_image_file
-from cryogimbal.io.stack_images import ImageNames
 from cryogimbal.io.star_edit import quoted, replace_columns
 from cryogimbal.io.star_optics import read_pixel_size
 from cryogimbal.io.star_table import (
@@ -189,16 +188,12 @@ def _names_to_be_found(path: Path, table: StarTable) -> list[str] | None:
     ]
     if paths == list(names.written):
         return None
-    return [_name(names, row, paths) for row in range(len(names))]
+    return [names.name_in(row, paths[names.file_index[row]]) for row in range(len(names))]
 
 
 def _found_again(written: str, path: Path, file: Path) -> bool:
     found = find_image_file(written, path.parent)
     return found is not None and found.samefile(file)
-
-
-def _name(names: ImageNames, row: int, paths: list[str]) -> str:
-    return f"{names.section[row] + 1:06d}@{paths[names.file_index[row]]}"
 
 
 def _decimals(*values: float) -> list[str]:
