@@ -1,0 +1,1 @@
+"""How good a result is: alignment of frames and hands, Fourier shell correlation, pose errors."""
