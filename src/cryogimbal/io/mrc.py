@@ -242,7 +242,7 @@ def _cubic_spacing(header: MrcHeader) -> float:
     if min(x, y, z) <= 0:
         raise InputError(
             f"{header.path}: the header gives no voxel size (found {x:g} x {y:g} x {z:g} Å); "
-            "state it, or write it into the header (relion_image_handler --rescale_angpix, "
+            "state it, or write it into the header (relion_image_handler --force_header_angpix, "
             "or mrcfile)"
         )
     if max(x, y, z) - min(x, y, z) > _CUBIC_TOLERANCE * max(x, y, z):

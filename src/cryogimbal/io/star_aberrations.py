@@ -51,6 +51,8 @@ def ignored_aberrations(table: StarTable) -> tuple[str, ...]:
             continue
         for meaning, names, neutral in _ABERRATIONS:
             present = [name for name in names if name in block.columns]
+            if not present:
+                continue
             distinct = {tuple(v) for v in text_rows(table.document, block, present)}
             largest = max(
                 (

@@ -18,7 +18,6 @@ from cryogimbal.io.star_blocks import StarBlock, find_blocks
 
 # A value in quotes (closed by the same quote before a blank), a comment, or a run of no blanks.
 _VALUE = re.compile(r"\"[^\n]*?\"(?=\s|$)|'[^\n]*?'(?=\s|$)|#.*|\S+")
-_NEEDS_CARE = re.compile(r"[\"'#]")
 _ROWS_AT_ONCE = 8192
 
 
@@ -139,7 +138,8 @@ def wrong_width(document: StarDocument, block: StarBlock, row: int, found: int) 
 
 
 def _values(line: str) -> list[str]:
-    if not _NEEDS_CARE.search(line):
+    # Nearly every row is plain, and reading is mostly this function.
+    if '"' not in line and "'" not in line and "#" not in line:
         return line.split()
     return [_unquoted(match.group()) for match in value_matches(line)]
 
@@ -168,10 +168,11 @@ def _numbers(
     chunk: list[list[str]],
 ) -> Float[np.ndarray, "column row"]:
     try:
-        numbers = np.array(chunk, dtype=np.float64)
+        numbers = np.array([list(map(float, values)) for values in chunk])
     except ValueError:
         numbers = np.array([[_number_or_nan(value) for value in values] for values in chunk])
-    bad = np.argwhere(~np.isfinite(numbers))
+    # What is computed is single precision: a number beyond its range is infinite there.
+    bad = np.argwhere(~(np.abs(numbers) <= np.finfo(np.float32).max))
     if len(bad):
         row, place = (int(n) for n in bad[0])
         line = block.row_lines[start + row] if block.is_loop else block.header_lines[place]
