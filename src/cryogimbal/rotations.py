@@ -92,7 +92,7 @@ def six_d_to_rotation(six_d: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n 3 3"]:
 
 def orthonormalise(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:
     """The nearest rotation, which removes what many float32 products have accumulated."""
-    return roma.special_procrustes(rotation)
+    return roma.special_procrustes(rotation, return_singular_values=False)
 
 
 def random_rotations(n: int, generator: torch.Generator) -> Float[Tensor, "n 3 3"]:
@@ -109,6 +109,13 @@ def geodesic_distance_rad(
     return 2 * torch.asin(chord.clamp(max=1.0))
 
 
+def geodesic_distance_deg(
+    a: Float[Tensor, "*n 3 3"], b: Float[Tensor, "*n 3 3"]
+) -> Float[Tensor, "*n"]:
+    """The same angle in degrees, for records that people read."""
+    return torch.rad2deg(geodesic_distance_rad(a, b))
+
+
 def mirror_rotation(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:
     """Pose of the same image in the map of the other hand, ``M A M`` with ``M = diag(1, 1, -1)``."""
     signs = torch.tensor([1.0, 1.0, -1.0], dtype=rotation.dtype, device=rotation.device)
@@ -119,7 +126,8 @@ def sphere_grid(n_side: int) -> Float[Tensor, "pixel 3"]:
     """Centres of the ``12 n_side**2`` equal-area HEALPix pixels (ring order) as unit vectors."""
     pixels = numpy.arange(12 * n_side * n_side)
     longitude, latitude = astropy_healpix.healpix_to_lonlat(pixels, n_side)
-    rot, tilt = longitude.to_value("rad"), math.pi / 2 - latitude.to_value("rad")
+    rot = numpy.asarray(longitude.to_value("rad"))
+    tilt = math.pi / 2 - numpy.asarray(latitude.to_value("rad"))
     vectors = numpy.stack(
         [numpy.sin(tilt) * numpy.cos(rot), numpy.sin(tilt) * numpy.sin(rot), numpy.cos(tilt)], -1
     )

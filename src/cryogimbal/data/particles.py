@@ -1,9 +1,8 @@
 """A particle stack: where the images are, and what is known of each."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from cryogimbal.data.optics import CtfParameters, OpticsGroup
 from cryogimbal.data.poses import PoseSet
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Where images come from: files, memory, a simulator."""
 

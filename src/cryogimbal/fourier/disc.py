@@ -78,9 +78,7 @@ class Disc:
         """Rows of centred square spectra."""
         return square.flatten(-2)[..., self.square_index]
 
-    def scatter(
-        self, rows: Float[Tensor, "*batch coefficient"]
-    ) -> Float[Tensor, "*batch box box"]:
+    def scatter(self, rows: Float[Tensor, "*batch coefficient"]) -> Float[Tensor, "*batch box box"]:
         """Centred square spectra of rows; zero outside the disc."""
         square = rows.new_zeros(*rows.shape[:-1], self.box * self.box)
         square[..., self.square_index] = rows

@@ -16,9 +16,7 @@ def radius_grid(
     return squares.sqrt()
 
 
-def shell_index(
-    box: int, n_axes: int, *, device: torch.device | None = None
-) -> Int[Tensor, "..."]:
+def shell_index(box: int, n_axes: int, *, device: torch.device | None = None) -> Int[Tensor, "..."]:
     """Shell number ``round(|k|)`` at every sample of a centred grid."""
     return radius_grid(box, n_axes, device=device).round().long()
 

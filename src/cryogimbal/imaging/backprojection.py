@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.shells import radius_grid
-from cryogimbal.imaging.slices import backproject_slices
+from cryogimbal.imaging.slices import add_backprojection
 from cryogimbal.imaging.volume import GridGeometry
 
 
@@ -38,20 +38,17 @@ class SufficientStatistics:
         """As if every particle counted ``factor`` times."""
         return SufficientStatistics(data=self.data * factor, weight=self.weight * factor)
 
-
-def backproject(
-    weighted_data: Float[Tensor, "n coefficient"],
-    weight: Float[Tensor, "n coefficient"],
-    rotation: Float[Tensor, "n 3 3"],
-    disc: Disc,
-    geometry: GridGeometry,
-) -> SufficientStatistics:
-    """Statistics of slices: ``weighted_data`` is ``C H`` and ``weight`` is ``C^2`` at each rotation."""
-    step, side = geometry.oversampling, geometry.side
-    return SufficientStatistics(
-        data=backproject_slices(weighted_data, rotation, disc, step, side),
-        weight=backproject_slices(weight, rotation, disc, step, side),
-    )
+    def add_slices(
+        self,
+        weighted_data: Float[Tensor, "n coefficient"],
+        weight: Float[Tensor, "n coefficient"],
+        rotation: Float[Tensor, "n 3 3"],
+        disc: Disc,
+        oversampling: int,
+    ) -> None:
+        """Add images in place: ``weighted_data`` is ``C H``, ``weight`` is ``C^2`` at each rotation."""
+        add_backprojection(self.data, weighted_data, rotation, disc, oversampling)
+        add_backprojection(self.weight, weight, rotation, disc, oversampling)
 
 
 def solve_density(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
@@ -50,57 +50,74 @@ def central_slices(
     reach = float(disc.radius_per_coefficient[-1]) * samples_per_frequency
     if side % 2 == 0 or reach > side // 2:
         raise ValueError(f"a grid of side {side} cannot hold slices of radius {reach} samples")
-    frequency = disc.frequency_index[1::2].to(grid.dtype) * samples_per_frequency
-    pairs = _PairedSlices.apply(grid, rotation.reshape(-1, 3, 3), frequency)
-    zero = grid[side // 2, side // 2, side // 2].expand(pairs.shape[0], 1)
+    return paired_slices(pair_spectrum(grid), rotation, disc, samples_per_frequency)
+
+
+def pair_spectrum(
+    grid: Float[Tensor, "side side side"],
+) -> Complex[Tensor, "side side side"]:
+    """``H(q) + i H(-q)``: what slicing fetches; make it once where a grid is sliced many times."""
+    return torch.complex(grid, grid.flip(0, 1, 2))
+
+
+def paired_slices(
+    paired: Complex[Tensor, "side side side"],
+    rotation: Float[Tensor, "*n 3 3"],
+    disc: Disc,
+    samples_per_frequency: float,
+) -> Float[Tensor, "*n coefficient"]:
+    """:func:`central_slices` of a grid that is paired already."""
+    middle = paired.shape[-1] // 2
+    frequency = disc.frequency_index[1::2].to(rotation.dtype) * samples_per_frequency
+    pairs = _PairedSlices.apply(paired, rotation.reshape(-1, 3, 3), frequency)
+    zero = paired[middle, middle, middle].real.expand(pairs.shape[0], 1)
     return torch.cat([zero, pairs], dim=1).unflatten(0, rotation.shape[:-2])
 
 
-def backproject_slices(
+def add_backprojection(
+    grid: Float[Tensor, "side side side"],
     rows: Float[Tensor, "n coefficient"],
     rotation: Float[Tensor, "n 3 3"],
     disc: Disc,
     samples_per_frequency: float,
-    side: int,
-) -> Float[Tensor, "side side side"]:
-    """Adjoint of :func:`central_slices` in the grid: every coefficient spread to its eight corners."""
+) -> None:
+    """Add the adjoint of :func:`central_slices` in the grid, in place.
+
+    Every coefficient is spread to its eight corners with the weights it was fetched with.
+    """
+    side, flat = grid.shape[-1], grid.view(-1)
     frequency = disc.frequency_index[1::2].to(rows.dtype) * samples_per_frequency
-    grid = _scatter_pairs(rows[:, 1:], rotation, frequency, side)
+    for index, values in _corners(rows[:, 1:], rotation, frequency, side):
+        flat.scatter_add_(0, index, values[0::2].contiguous())
+        flat.scatter_add_(0, (side**3 - 1) - index, values[1::2].contiguous())
     grid[side // 2, side // 2, side // 2] += rows[:, 0].sum()
-    return grid
 
 
 class _PairedSlices(torch.autograd.Function):
-    """(grid, rotation, half of the disc) -> coefficients at k, -k side by side."""
+    """(paired grid, rotation, half of the disc) -> coefficients at k, -k side by side."""
 
     @staticmethod
-    def forward(ctx: Any, grid: Tensor, rotation: Tensor, frequency: Tensor) -> Tensor:
-        ctx.save_for_backward(grid, rotation, frequency)
-        paired = _pair(grid)
-        out = grid.new_empty(rotation.shape[0], 2 * frequency.shape[0])
-        for rows, base, fraction in _chunks(rotation, frequency, grid.shape[-1]):
-            x0, x1, wx = *_corner_edges(paired, base, grid.shape[-1]), fraction
-            lines = torch.lerp(x0, x1, wx[0])
-            planes = torch.lerp(lines[0::2], lines[1::2], wx[1])
-            out[rows] = torch.lerp(planes[0], planes[1], wx[2]).view(-1, out.shape[1])
+    def forward(ctx: Any, paired: Tensor, rotation: Tensor, frequency: Tensor) -> Tensor:
+        ctx.save_for_backward(paired, rotation, frequency)
+        out = rotation.new_empty(rotation.shape[0], 2 * frequency.shape[0])
+        for rows, base, (wx, wy, wz) in _chunks(rotation, frequency, paired.shape[-1]):
+            x0, x1 = _corner_edges(paired, base)
+            lines = torch.lerp(x0, x1, wx)
+            planes = torch.lerp(lines[0::2], lines[1::2], wy)
+            out[rows] = torch.lerp(planes[0], planes[1], wz).view(-1, out.shape[1])
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,) = grad_outputs
-        grid, rotation, frequency = ctx.saved_tensors
+        paired, rotation, frequency = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_grid = grad_rotation = None
+        grad_paired = grad_rotation = None
         if ctx.needs_input_grad[0]:
-            grad_grid = _scatter_pairs(grad, rotation, frequency, grid.shape[-1])
+            grad_paired = _paired_gradient(grad, rotation, frequency, paired.shape[-1])
         if ctx.needs_input_grad[1]:
-            grad_rotation = _rotation_gradient(grad, grid, rotation, frequency)
-        return grad_grid, grad_rotation, None
-
-
-def _pair(grid: Tensor) -> Tensor:
-    flat = grid.reshape(-1)
-    return torch.complex(flat, flat.flip(0))
+            grad_rotation = _rotation_gradient(grad, paired, rotation, frequency)
+        return grad_paired, grad_rotation, None
 
 
 def _chunks(
@@ -121,40 +138,45 @@ def _chunks(
         yield rows, base, fraction
 
 
-def _corner_edges(paired: Tensor, base: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def _corner_edges(paired: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
     """Values at the four lower-x and the four upper-x corners, (4, 2 x point), ordered y fastest."""
+    side, flat = paired.shape[-1], paired.reshape(-1)
     offsets = (0, side, side * side, side * side + side)
-    lower = torch.stack([paired.index_select(0, base + o) for o in offsets])
-    upper = torch.stack([paired.index_select(0, base + (o + 1)) for o in offsets])
+    lower = torch.stack([flat.index_select(0, base + o) for o in offsets])
+    upper = torch.stack([flat.index_select(0, base + (o + 1)) for o in offsets])
     return torch.view_as_real(lower).flatten(1), torch.view_as_real(upper).flatten(1)
 
 
-def _scatter_pairs(rows: Tensor, rotation: Tensor, frequency: Tensor, side: int) -> Tensor:
-    straight = rows.new_zeros(side**3)
-    mirrored = rows.new_zeros(side**3)
-    for chunk, base, fraction in _chunks(rotation, frequency, side):
+def _corners(
+    rows: Tensor, rotation: Tensor, frequency: Tensor, side: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per chunk and corner: flat index of each point, and what its pair of coefficients leaves there."""
+    for chunk, base, (wx, wy, wz) in _chunks(rotation, frequency, side):
         values = rows[chunk].reshape(-1)
-        wx, wy, wz = fraction
         for dz, by_z in ((0, values * (1 - wz)), (1, values * wz)):
             for dy, by_y in ((0, by_z * (1 - wy)), (1, by_z * wy)):
                 for dx, corner in ((0, by_y * (1 - wx)), (1, by_y * wx)):
-                    index = base + ((dz * side + dy) * side + dx)
-                    straight.scatter_add_(0, index, corner[0::2].contiguous())
-                    mirrored.scatter_add_(0, index, corner[1::2].contiguous())
-    return (straight + mirrored.flip(0)).view(side, side, side)
+                    yield base + ((dz * side + dy) * side + dx), corner
 
 
-def _rotation_gradient(grad: Tensor, grid: Tensor, rotation: Tensor, frequency: Tensor) -> Tensor:
+def _paired_gradient(rows: Tensor, rotation: Tensor, frequency: Tensor, side: int) -> Tensor:
+    """What belongs to q as real part, to -q as imaginary part."""
+    straight, mirrored = rows.new_zeros(side**3), rows.new_zeros(side**3)
+    for index, values in _corners(rows, rotation, frequency, side):
+        straight.scatter_add_(0, index, values[0::2].contiguous())
+        mirrored.scatter_add_(0, index, values[1::2].contiguous())
+    return torch.complex(straight, mirrored).view(side, side, side)
+
+
+def _rotation_gradient(grad: Tensor, paired: Tensor, rotation: Tensor, frequency: Tensor) -> Tensor:
     """Pull a gradient of slices back to the rotation: the trilinear interpolant's own slope.
 
     ``q = kx R[0] + ky R[1]``, so ``dL/dR[0] = sum kx dL/dq`` and likewise for the second row; the
     third row (the view direction) is not used by a slice through the origin.
     """
-    side, paired = grid.shape[-1], _pair(grid)
     out = torch.zeros_like(rotation)
-    for rows, base, fraction in _chunks(rotation, frequency, side):
-        wx, wy, wz = fraction
-        x0, x1 = _corner_edges(paired, base, side)
+    for rows, base, (wx, wy, wz) in _chunks(rotation, frequency, paired.shape[-1]):
+        x0, x1 = _corner_edges(paired, base)
         lines, along_x = torch.lerp(x0, x1, wx), x1 - x0
         planes, along_y = torch.lerp(lines[0::2], lines[1::2], wy), lines[1::2] - lines[0::2]
         plane_x = torch.lerp(along_x[0::2], along_x[1::2], wy)

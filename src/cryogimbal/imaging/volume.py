@@ -8,19 +8,20 @@ kernel on its way in and multiplied on its way out, always.
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.resample import crop_centred, pad_centred, resize_centred
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import density_to_hartley, hartley_to_density
-from cryogimbal.imaging.slices import central_slices
+from cryogimbal.imaging.slices import central_slices, pair_spectrum, paired_slices
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Whatever can be sliced: an explicit volume, a coordinate network, a heterogeneous model."""
 
@@ -83,6 +84,41 @@ class GridGeometry:
         return density * self.kernel(grid.device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FixedSpectrum:
+    """A decoder that does not change: a paired grid, made once and sliced many times."""
+
+    paired: Complex[Tensor, "side side side"]
+    oversampling: int
+
+    @classmethod
+    def of_grid(
+        cls, grid: Float[Tensor, "side side side"], geometry: GridGeometry
+    ) -> "FixedSpectrum":
+        """Freeze a grid."""
+        return cls(paired=pair_spectrum(grid.detach()), oversampling=geometry.oversampling)
+
+    def slices(
+        self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
+    ) -> Float[Tensor, "*n coefficient"]:
+        """Central slices."""
+        return paired_slices(self.paired, rotation, disc, self.oversampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedFactors:
+    """Mantissa and exponent that do not change, interpolated apart."""
+
+    mantissa: FixedSpectrum
+    exponent: FixedSpectrum
+
+    def slices(
+        self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
+    ) -> Float[Tensor, "*n coefficient"]:
+        """Slices of the mantissa times the exponential of slices of the exponent."""
+        return self.mantissa.slices(rotation, disc) * self.exponent.slices(rotation, disc).exp()
+
+
 class HartleyVolume(nn.Module):
     """Learnable volume ``H = mantissa * exp(exponent)``; the product is interpolated.
 
@@ -121,11 +157,19 @@ class HartleyVolume(nn.Module):
             self.exponent.copy_(exponent)
             self.mantissa.copy_(grid / exponent.exp())
 
+    def density(self) -> Float[Tensor, "box box box"]:
+        """The density in real space, kernel corrected."""
+        return self.geometry.density_of_grid(self.spectrum().detach())
+
     def slices(
         self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
     ) -> Float[Tensor, "*n coefficient"]:
         """Central slices of the product."""
         return central_slices(self.spectrum(), rotation, disc, self.geometry.oversampling)
+
+    def frozen(self) -> Decoder:
+        """The volume as it is now, without gradients: made once, sliced many times."""
+        return FixedSpectrum.of_grid(self.spectrum(), self.geometry)
 
 
 class FactoredHartleyVolume(HartleyVolume):
@@ -146,3 +190,10 @@ class FactoredHartleyVolume(HartleyVolume):
             for factor in (self.mantissa, self.exponent)
         )
         return mantissa * exponent.exp()
+
+    def frozen(self) -> Decoder:
+        """Both factors as they are now, without gradients."""
+        return FixedFactors(
+            mantissa=FixedSpectrum.of_grid(self.mantissa, self.geometry),
+            exponent=FixedSpectrum.of_grid(self.exponent, self.geometry),
+        )

@@ -26,9 +26,14 @@ class VolumeConfig:
     """Rms of the random spectrum that the encoder starts from, in units of the noise."""
 
     def __post_init__(self) -> None:
-        _require(self.oversampling in (1, 2, 3, 4), "volume.oversampling", "1 to 4", self.oversampling)
         _require(
-            self.start_amplitude > 0, "volume.start-amplitude", "a number above 0", self.start_amplitude
+            self.oversampling in (1, 2, 3, 4), "volume.oversampling", "1 to 4", self.oversampling
+        )
+        _require(
+            self.start_amplitude > 0,
+            "volume.start-amplitude",
+            "a number above 0",
+            self.start_amplitude,
         )
 
 
@@ -40,7 +45,7 @@ class PosteriorConfig:
     """Steps from a random volume, each on one minibatch."""
     minibatch: int = 1000
     """Images per step."""
-    n_side: int = 4
+    n_side: Literal[1, 2, 4, 8, 16] = 4
     """HEALPix resolution of the orientation grid; the spacing is about 60 / n_side degrees."""
     start_radius: Radius = 4.0
     """Band limit of the first step, in cycles per box."""
@@ -50,7 +55,7 @@ class PosteriorConfig:
     """Log-likelihoods are divided by this at first and by 1 at the end (annealing)."""
     memory: float = 0.8
     """What earlier minibatches still count, per step."""
-    final_n_side: int = 6
+    final_n_side: Literal[1, 2, 4, 8, 16] = 8
     """Resolution of the grid on which every image is searched once at the end."""
     tile: int = 1024
     """Images per matrix product."""
@@ -58,8 +63,6 @@ class PosteriorConfig:
     def __post_init__(self) -> None:
         _require(self.iterations >= 1, "posterior.iterations", "at least 1", self.iterations)
         _require(self.minibatch >= 1, "posterior.minibatch", "at least 1", self.minibatch)
-        _require(1 <= self.n_side <= 16, "posterior.n-side", "1 to 16", self.n_side)
-        _require(1 <= self.final_n_side <= 16, "posterior.final-n-side", "1 to 16", self.final_n_side)
         _require(
             1 <= self.start_radius <= self.end_radius,
             "posterior.start-radius",
@@ -95,7 +98,9 @@ class EncoderConfig:
         _require(self.n_heads >= 1, "encoder.n-heads", "at least 1", self.n_heads)
         _require(len(self.channels) == 5, "encoder.channels", "five widths", self.channels)
         _require(min(self.channels) >= 1, "encoder.channels", "positive widths", self.channels)
-        _require(self.pyramid_levels >= 1, "encoder.pyramid-levels", "at least 1", self.pyramid_levels)
+        _require(
+            self.pyramid_levels >= 1, "encoder.pyramid-levels", "at least 1", self.pyramid_levels
+        )
         _require(self.hidden >= 1, "encoder.hidden", "at least 1", self.hidden)
         _require(
             self.input_box is None or self.input_box >= 8,
@@ -203,9 +208,7 @@ class AutoDecodingConfig:
     """Adam's rate for mantissa and exponent; unused by the closed form."""
     loss: Literal["squared", "modulus"] = "squared"
     """Residual: squared error (the paper) or modulus (the authors' code)."""
-    band: BandConfig = field(
-        default_factory=lambda: BandConfig(start_radius=8.0, growth_epochs=10)
-    )
+    band: BandConfig = field(default_factory=lambda: BandConfig(start_radius=8.0, growth_epochs=10))
     """Band limit over the epochs."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,96 @@
+"""The pose network: an image in, M rotations out (the paper's equations 4 and 5)."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cryogimbal.data.poses import PoseHypotheses
+from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
+from cryogimbal.inference.config import EncoderConfig
+from cryogimbal.rotations import six_d_to_rotation
+
+# Convolutions per block of VGG-16 (Simonyan and Zisserman 2014, configuration D).
+VGG16_BLOCKS = (2, 2, 3, 3, 3)
+SMALLEST_FEATURE_MAP = 2
+
+
+class PoseEncoder(nn.Module):
+    """Gaussian pyramid, VGG-16 backbone shared by all heads, and M three-layer heads to 6-D."""
+
+    def __init__(self, config: EncoderConfig, box: int) -> None:
+        super().__init__()
+        self.box = box
+        self.register_buffer("pyramid", _pyramid_transfer(box, config.pyramid_levels))
+        self.backbone, n_features = _vgg16(config.pyramid_levels, config.channels, box)
+        self.heads = nn.ModuleList(_head(n_features, config.hidden) for _ in range(config.n_heads))
+
+    def forward(self, images: Float[Tensor, "batch box box"]) -> PoseHypotheses:
+        """One rotation per head for each image, particles taken as centred."""
+        features = self.backbone(self._levels(images))
+        six_d = torch.stack([head(features) for head in self.heads], dim=1)
+        return PoseHypotheses(rotation=six_d_to_rotation(six_d))
+
+    def _levels(self, images: Tensor) -> Tensor:
+        """Smoother and smoother copies, each with mean 0 and standard deviation 1 over the image.
+
+        Smoothing removes most of the noise; without the scaling the smooth levels would be so weak
+        beside the first that the network could not see them at the start.
+        """
+        spectrum = image_to_hartley(images)[:, None] * self.pyramid
+        return nn.functional.instance_norm(hartley_to_image(spectrum))
+
+
+def _pyramid_transfer(box: int, n_levels: int) -> Tensor:
+    """Gaussian transfer functions; the first level is the image itself, then widths double.
+
+    Level i blurs with a standard deviation of ``2**(i - 1) * box / 128`` pixels, at least half a
+    pixel more than nothing.
+    """
+    frequency = radius_grid(box, 2) / box
+    transfer = [torch.ones_like(frequency)]
+    for level in range(1, n_levels):
+        width = max(2.0 ** (level - 1) * box / 128, 0.5 * level)
+        transfer.append(torch.exp(-2 * (math.pi * width * frequency).square()))
+    return torch.stack(transfer).float()
+
+
+def _vgg16(n_inputs: int, channels: tuple[int, ...], box: int) -> tuple[nn.Sequential, int]:
+    """Backbone and its number of features; a small image is pooled fewer times."""
+    layers: list[nn.Module] = []
+    size, before = box, n_inputs
+    for n_convolutions, width in zip(VGG16_BLOCKS, channels, strict=True):
+        for _ in range(n_convolutions):
+            layers += [
+                nn.Conv2d(before, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            before = width
+        if size // 2 >= SMALLEST_FEATURE_MAP:
+            layers.append(nn.MaxPool2d(2))
+            size //= 2
+    layers.append(nn.Flatten())
+    return nn.Sequential(*layers), before * size * size
+
+
+def _head(n_features: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(n_features, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 6),
+    )
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Fresh weights from a generator, by torch's own rule for convolutions and linear layers."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            if layer.bias is not None:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)

@@ -1,0 +1,192 @@
+"""Stage 1 without a network: stochastic expectation maximisation over all orientations of a grid.
+
+From a random volume, each step takes one minibatch, computes its exact posterior over the grid and
+solves for the volume in closed form. The band limit grows and the temperature falls to 1, so the
+posterior is broad while the volume is wrong.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogimbal.fourier.resample import resize_centred
+from cryogimbal.imaging.backprojection import (
+    SufficientStatistics,
+    mean_weight_per_shell,
+    solve_density,
+)
+from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.slices import central_slices
+from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.posterior import Expectation, expectation, most_probable
+from cryogimbal.inference.records import EpochRecord
+from cryogimbal.inference.seeding import generator_for
+from cryogimbal.rotations import random_rotations, rotation_grid
+
+NAME = "posterior_search"
+
+# At the few cycles per box of this stage an unpadded grid is exact enough, and eight times smaller.
+OVERSAMPLING = 1
+# Fraction of the steps after which band limit and temperature have reached their ends.
+ANNEALED_AT = 0.8
+# Prior weight as a fraction of the mean weight: damps directions that no image has covered.
+PRIOR_FRACTION = 0.05
+
+
+class PosteriorSearch:
+    """Finds a low-resolution density and the best grid orientation of every image."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        spectra: ParticleSpectra,
+        mask: Float[Tensor, "box box box"],
+        config: PosteriorConfig,
+        seed: int,
+    ) -> None:
+        self._spectra = spectra
+        self._mask = mask
+        self._config = config
+        self._seed = seed
+        self._grid = rotation_grid(config.n_side).to(spectra.device)
+        self._step = 0
+        self._statistics: SufficientStatistics | None = None
+        self._density: Tensor | None = None
+
+    def density(self) -> Float[Tensor, "box box box"]:
+        """The density found so far; a random one before the first step."""
+        if self._density is None:
+            self._density = self._random_density()
+        return self._density
+
+    def records(self) -> Iterator[EpochRecord]:
+        """From where the stage stands to its end; it may be stopped after any record."""
+        while self._step < self._config.iterations:
+            yield self._iterate()
+
+    def reason(self) -> str:
+        """Why the stage ended."""
+        return (
+            f"the band limit has grown to {self._config.end_radius:g} cycles per box and "
+            f"{self._config.iterations} steps are done"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything."""
+        statistics = self._statistics
+        return {
+            "step": self._step,
+            "density": self._density,
+            "data": None if statistics is None else statistics.data,
+            "weight": None if statistics is None else statistics.weight,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._step, self._density = state["step"], state["density"]
+        if state["data"] is not None:
+            self._statistics = SufficientStatistics(data=state["data"], weight=state["weight"])
+
+    def _iterate(self) -> EpochRecord:
+        way = min(1.0, self._step / max(1.0, ANNEALED_AT * self._config.iterations))
+        radius = self._config.start_radius + way * (
+            self._config.end_radius - self._config.start_radius
+        )
+        radius = min(radius, self._spectra.disc.radius)
+        batch = self._spectra.batch(self._minibatch(), radius)
+        geometry = self._geometry(radius)
+        grid = geometry.grid_of_density(self.density())
+        found = expectation(
+            batch,
+            central_slices(grid, self._grid, batch.disc, OVERSAMPLING),
+            temperature=self._config.start_temperature ** (1 - way),
+            tile=self._config.tile,
+        )
+        self._maximise(found, batch, geometry)
+        self._step += 1
+        return self._record(found, radius)
+
+    def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
+        """Fade what earlier minibatches said, add this one, and solve."""
+        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
+        if self._statistics is not None:
+            before = self._statistics.scaled(self._config.memory)
+            statistics = SufficientStatistics(
+                data=resize_centred(before.data, geometry.side, 3),
+                weight=resize_centred(before.weight, geometry.side, 3),
+            )
+        statistics.add_slices(
+            found.weighted_data, found.weight, self._grid, batch.disc, OVERSAMPLING
+        )
+        self._statistics = statistics
+        self._density = solve_lightly(statistics, geometry) * self._mask
+
+    def _minibatch(self) -> Tensor:
+        generator = generator_for(self._seed, NAME, "minibatch", self._step)
+        order = torch.randperm(len(self._spectra), generator=generator)
+        return order[: self._config.minibatch].to(self._spectra.device)
+
+    def _geometry(self, radius: float) -> GridGeometry:
+        return GridGeometry(box=self._spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
+
+    def _random_density(self) -> Tensor:
+        """Noise in the mask, low-passed, as strong as the images at random poses make a map."""
+        generator = generator_for(self._seed, NAME, "start")
+        geometry = self._geometry(min(self._config.start_radius, self._spectra.disc.radius))
+        batch = self._spectra.batch(self._minibatch(), geometry.radius)
+        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
+        statistics.add_slices(
+            batch.ctf * batch.observed,
+            batch.ctf.square(),
+            random_rotations(len(batch.index), generator).to(self._spectra.device),
+            batch.disc,
+            OVERSAMPLING,
+        )
+        blurred = solve_lightly(statistics, geometry) * self._mask
+        noise = torch.randn(blurred.shape, generator=generator).to(blurred.device) * self._mask
+        smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
+        return smooth * (blurred.std() / smooth.std())
+
+    def _record(self, found: Expectation, radius: float) -> EpochRecord:
+        box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
+        return EpochRecord(
+            stage=NAME,
+            epoch=self._step - 1,
+            n_epochs=self._config.iterations,
+            images_total=len(found.best),
+            loss=float(found.loss.mean()),
+            radius=radius,
+            resolution_angstrom=box_angstrom / radius,
+            effective_orientations=float(found.effective_orientations.median()),
+        )
+
+
+def solve_lightly(
+    statistics: SufficientStatistics, geometry: GridGeometry
+) -> Float[Tensor, "box box box"]:
+    """Division with the same small prior in every shell."""
+    mean = mean_weight_per_shell(statistics, geometry).mean()
+    return solve_density(statistics, geometry, (PRIOR_FRACTION * mean)[None])
+
+
+def search_poses(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    config: PosteriorConfig,
+) -> Float[Tensor, "particle 3 3"]:
+    """For every image the most probable orientation of the finer grid, given a density."""
+    radius = min(config.end_radius, spectra.disc.radius)
+    geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
+    orientations = rotation_grid(config.final_n_side).to(spectra.device)
+    disc = spectra.disc.truncate(radius)
+    slices = central_slices(geometry.grid_of_density(density), orientations, disc, OVERSAMPLING)
+    best = []
+    for index in torch.arange(len(spectra), device=spectra.device).split(config.tile):
+        best.append(most_probable(spectra.batch(index, radius), slices, tile=config.tile))
+    return orientations[torch.cat(best)]

@@ -1,0 +1,202 @@
+"""How the volume follows the poses: Adam on its factors, or the closed form once per epoch."""
+
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.data.density import DensityMap
+from cryogimbal.data.poses import PoseHypotheses
+from cryogimbal.evaluation.fsc import FscCurve, fourier_shell_correlation
+from cryogimbal.imaging.backprojection import (
+    SufficientStatistics,
+    mean_weight_per_shell,
+    solve_density,
+)
+from cryogimbal.imaging.model import ImageModel, ParticleBatch
+from cryogimbal.imaging.volume import Decoder, HartleyVolume
+from cryogimbal.inference.loss import Residual, loss_of
+
+# A correlation of exactly 0 or 1 would mean no signal or no noise at all.
+CORRELATION_RANGE = (0.005, 0.995)
+
+
+@runtime_checkable
+class VolumeUpdate(Protocol):
+    """Changes the volume, given images and their poses."""
+
+    @property
+    def half_map_fsc(self) -> FscCurve | None:
+        """FSC of the two half-maps of the last finished epoch, where the update makes them."""
+        ...
+
+    def decoder(self) -> Decoder:
+        """The volume as the pose steps see it now."""
+        ...
+
+    def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
+        """Take in a batch whose poses have just been improved."""
+        ...
+
+    def finish_epoch(self, radius: float) -> None:
+        """All images have been seen up to this band limit."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """What a checkpoint needs beside the volume."""
+        ...
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue from a checkpoint."""
+        ...
+
+
+class AdamVolumeUpdate:
+    """One Adam step on mantissa and exponent per batch (the paper)."""
+
+    half_map_fsc = None
+
+    def __init__(
+        self, volume: HartleyVolume, rate: float, residual: Residual, pixel_size_angstrom: float
+    ) -> None:
+        self._volume = volume
+        self._residual = residual
+        self._model = ImageModel(decoder=volume, pixel_size_angstrom=pixel_size_angstrom)
+        self._optimiser = torch.optim.Adam(volume.parameters(), lr=rate)
+
+    def decoder(self) -> Decoder:
+        """The volume as it is now."""
+        return self._volume.frozen()
+
+    def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
+        """One step on the mean over images of the residual summed over coefficients."""
+        self._optimiser.zero_grad(set_to_none=True)
+        losses = loss_of(self._model, poses, batch, self._residual)
+        (losses.mean() * batch.disc.n_coefficients).backward()
+        self._optimiser.step()
+
+    def finish_epoch(self, radius: float) -> None:
+        """Nothing is left to do."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Adam's moments."""
+        return {"optimiser": self._optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue with the moments of a checkpoint."""
+        self._optimiser.load_state_dict(state["optimiser"])  # pyright: ignore[reportArgumentType]
+
+
+class ClosedFormVolumeUpdate:
+    """Regularised back-projection at the end of each epoch.
+
+    Images are split in two halves. The FSC of the half-maps tells each shell's signal-to-noise ratio,
+    which is the Wiener filter of the joint map. The halves share their poses, so the FSC is a
+    regulariser and an optimistic resolution, not a gold standard.
+    """
+
+    def __init__(
+        self,
+        volume: HartleyVolume,
+        mask: Float[Tensor, "box box box"],
+        half: Int[Tensor, " particle"],
+        voxel_size_angstrom: float,
+    ) -> None:
+        self._volume = volume
+        self._mask = mask
+        self._half = half
+        self._voxel_size_angstrom = voxel_size_angstrom
+        self._statistics = self._nothing()
+        self._decoder: Decoder | None = None
+        self.half_map_fsc: FscCurve | None = None
+
+    def decoder(self) -> Decoder:
+        """The volume; it stays the same within an epoch."""
+        if self._decoder is None:
+            self._decoder = self._volume.frozen()
+        return self._decoder
+
+    def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
+        """Add the batch to the sums of its halves."""
+        data, weight = batch.ctf * batch.observed, batch.ctf.square()
+        rotation, half = poses.rotation[:, 0], self._half[batch.index]
+        for number in (0, 1):
+            chosen = (half == number).nonzero()[:, 0]
+            self._statistics[number].add_slices(
+                data[chosen],
+                weight[chosen],
+                rotation[chosen],
+                batch.disc,
+                self._volume.geometry.oversampling,
+            )
+
+    def finish_epoch(self, radius: float) -> None:
+        """Solve for the volume, which then holds nothing beyond the band limit."""
+        density, self.half_map_fsc = solve_with_halves(
+            self._statistics, self._volume, self._mask, self._voxel_size_angstrom
+        )
+        # The mask leaks a little past the band limit, where nothing has been measured.
+        self.half_map_fsc = band_limited_fsc(self.half_map_fsc, radius)
+        self._volume.set_spectrum(self._volume.geometry.grid_of_density(density))
+        self._statistics, self._decoder = self._nothing(), None
+
+    def state_dict(self) -> dict[str, object]:
+        """Sums of the unfinished epoch."""
+        fsc = self.half_map_fsc
+        return {
+            "statistics": [{"data": s.data, "weight": s.weight} for s in self._statistics],
+            "half_map_correlation": None if fsc is None else fsc.correlation,
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Continue with the sums of a checkpoint."""
+        sums, correlation = state["statistics"], state["half_map_correlation"]
+        assert isinstance(sums, list)
+        self._statistics = [SufficientStatistics(**one) for one in sums]
+        self._decoder = None
+        if isinstance(correlation, Tensor):
+            self.half_map_fsc = FscCurve(
+                box=self._mask.shape[-1],
+                voxel_size_angstrom=self._voxel_size_angstrom,
+                correlation=correlation,
+                poses="shared",
+            )
+
+    def _nothing(self) -> list[SufficientStatistics]:
+        geometry, device = self._volume.geometry, self._mask.device
+        return [SufficientStatistics.zeros(geometry, device) for _ in range(2)]
+
+
+def band_limited_fsc(fsc: FscCurve, radius: float) -> FscCurve:
+    """The same curve with correlation 0 in shells past a band limit in cycles per box."""
+    correlation = fsc.correlation.clone()
+    correlation[int(radius) + 1 :] = 0
+    return replace(fsc, correlation=correlation)
+
+
+def solve_with_halves(
+    halves: list[SufficientStatistics],
+    volume: HartleyVolume,
+    mask: Float[Tensor, "box box box"],
+    voxel_size_angstrom: float,
+) -> tuple[Float[Tensor, "box box box"], FscCurve]:
+    """Masked density of both halves together, Wiener filtered by the FSC of the two apart.
+
+    With ``SSNR = 2 FSC / (1 - FSC)`` of the joint map, the prior's weight is the shell's mean weight
+    over SSNR (Rosenthal and Henderson 2003; Scheres 2012).
+    """
+    geometry = volume.geometry
+    maps = []
+    for half in halves:
+        light_prior = 1e-3 * mean_weight_per_shell(half, geometry)
+        density = solve_density(half, geometry, light_prior) * mask
+        maps.append(DensityMap(values=density, voxel_size_angstrom=voxel_size_angstrom))
+    fsc = fourier_shell_correlation(maps[0], maps[1], poses="shared")
+    joint = halves[0] + halves[1]
+    weight = mean_weight_per_shell(joint, geometry)
+    correlation = fsc.correlation.to(weight)[: len(weight)].clamp(*CORRELATION_RANGE)
+    correlation[0] = CORRELATION_RANGE[1]
+    prior = weight[: len(correlation)] * (1 - correlation) / (2 * correlation)
+    return solve_density(joint, geometry, prior) * mask, fsc
