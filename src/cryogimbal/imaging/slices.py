@@ -24,7 +24,7 @@ def central_slices(
     grid: Float[Tensor, "side side side"],
     rotation: Float[Tensor, "*n 3 3"],
     disc: Disc,
-    samples_per_frequency: float,
+    oversampling: int,
 ) -> Float[Tensor, "*n coefficient"]:
     """Slices of ``grid`` at ``k @ rotation``, trilinear, for every coefficient k of the disc.
 
@@ -33,12 +33,12 @@ def central_slices(
     Parameters
     ----------
     grid
-        Hartley coefficients; neighbours are ``1 / samples_per_frequency`` cycles per box apart.
+        Hartley coefficients; neighbours are ``1 / oversampling`` cycles per box apart.
     rotation
         Volume frame to image frame.
     disc
         Frequencies of the slice.
-    samples_per_frequency
+    oversampling
         The oversampling of the grid.
 
     Raises
@@ -47,10 +47,10 @@ def central_slices(
         If the side is even or the grid does not reach the radius of the disc.
     """
     side = grid.shape[-1]
-    reach = float(disc.radius_per_coefficient[-1]) * samples_per_frequency
+    reach = float(disc.radius_per_coefficient[-1]) * oversampling
     if side % 2 == 0 or reach > side // 2:
         raise ValueError(f"a grid of side {side} cannot hold slices of radius {reach} samples")
-    return paired_slices(pair_spectrum(grid), rotation, disc, samples_per_frequency)
+    return paired_slices(pair_spectrum(grid), rotation, disc, oversampling)
 
 
 def pair_spectrum(
@@ -64,11 +64,11 @@ def paired_slices(
     paired: Complex[Tensor, "side side side"],
     rotation: Float[Tensor, "*n 3 3"],
     disc: Disc,
-    samples_per_frequency: float,
+    oversampling: int,
 ) -> Float[Tensor, "*n coefficient"]:
     """:func:`central_slices` of a grid that is paired already."""
     middle = paired.shape[-1] // 2
-    frequency = disc.frequency_index[1::2].to(rotation.dtype) * samples_per_frequency
+    frequency = disc.frequency_index[1::2].to(rotation.dtype) * oversampling
     pairs = _PairedSlices.apply(paired, rotation.reshape(-1, 3, 3), frequency)
     zero = paired[middle, middle, middle].real.expand(pairs.shape[0], 1)
     return torch.cat([zero, pairs], dim=1).unflatten(0, rotation.shape[:-2])
@@ -79,14 +79,14 @@ def add_backprojection(
     rows: Float[Tensor, "n coefficient"],
     rotation: Float[Tensor, "n 3 3"],
     disc: Disc,
-    samples_per_frequency: float,
+    oversampling: int,
 ) -> None:
     """Add the adjoint of :func:`central_slices` in the grid, in place.
 
     Every coefficient is spread to its eight corners with the weights it was fetched with.
     """
     side, flat = grid.shape[-1], grid.view(-1)
-    frequency = disc.frequency_index[1::2].to(rows.dtype) * samples_per_frequency
+    frequency = disc.frequency_index[1::2].to(rows.dtype) * oversampling
     for index, values in _corners(rows[:, 1:], rotation, frequency, side):
         flat.scatter_add_(0, index, values[0::2].contiguous())
         flat.scatter_add_(0, (side**3 - 1) - index, values[1::2].contiguous())

@@ -16,10 +16,13 @@ def _require(holds: bool, option: str, expected: str, found: object) -> None:  #
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeConfig:
-    """The learnable volume of both stages."""
+    """The learnable volume."""
 
-    oversampling: int = 2
-    """Samples per cycle per box; 2 is exact to about 1 %, 1 is smaller and faster."""
+    oversampling: Literal[1, 2, 3, 4] = 2
+    """Samples per cycle per box in auto-decoding; 2 is exact to about 1 %."""
+    encoding_oversampling: Literal[1, 2, 3, 4] = 1
+    """The same in auto-encoding. A random volume without padding is smooth enough to learn poses
+    from; with padding the encoder was seen to collapse onto a few fixed poses."""
     interpolation: Literal["product", "factored"] = "product"
     """Interpolate mantissa x exp(exponent), or (the authors' code) each factor apart."""
     start_amplitude: float = 0.1

@@ -87,10 +87,13 @@ def _head(n_features: int, hidden: int) -> nn.Sequential:
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights from a generator, by torch's own rule for convolutions and linear layers."""
+    """Fresh weights from a generator: He's rule, no offsets.
+
+    The rotations must differ from image to image from the first step on. Were they nearly constant,
+    the volume would learn the mean image at a few fixed poses, and the network would follow it.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+                nn.init.zeros_(layer.bias)

@@ -89,7 +89,7 @@ class ReconstructionRun:
         self._spectra = spectra
         self._config = config
         self._mask = _mask(spectra, config).to(spectra.device)
-        self._volume = self._new_volume(spectra.disc.radius)
+        self._volume = self._decoding_volume()
         self._stage = self._first_stage(start)
 
     def records(self) -> Iterator[Record]:
@@ -134,7 +134,7 @@ class ReconstructionRun:
         """Continue from a checkpoint of a run with the same images and options."""
         if state["stage"] == AutoDecoding.name:
             nowhere = torch.eye(3, device=self._spectra.device).repeat(len(self._spectra), 1, 1)
-            self._volume = self._new_volume(self._spectra.disc.radius)
+            self._volume = self._decoding_volume()
             self._stage = self._auto_decoding(nowhere)
         self._volume.load_state_dict(state["volume"])
         self._stage.load_state_dict(state["state"])
@@ -162,9 +162,9 @@ class ReconstructionRun:
             rotation = best_encoder_poses(
                 stage.encoder, self._volume, self._spectra, self._config.auto_encoding
             )
-            if self._volume.geometry.radius < self._spectra.disc.radius:
-                density = self._volume.density()
-                self._volume = self._new_volume(self._spectra.disc.radius)
+            following = self._decoding_volume()
+            if following.geometry != self._volume.geometry:
+                density, self._volume = self._volume.density(), following
                 self._enter(density)
             return self._auto_decoding(rotation)
         assert isinstance(stage, PosteriorSearch)
@@ -175,7 +175,10 @@ class ReconstructionRun:
     def _auto_encoding(self, searched: ParticleSpectra) -> AutoEncoding:
         config = self._config.auto_encoding
         # The learnable grid needs to reach no further than the stage's band limit ever will.
-        self._volume = self._new_volume(config.band.radius(config.epochs, searched.disc.radius))
+        self._volume = self._new_volume(
+            config.band.radius(config.epochs, searched.disc.radius),
+            self._config.volume.encoding_oversampling,
+        )
         self._volume.randomise(
             generator_for(self._config.seed, "random volume"), self._config.volume.start_amplitude
         )
@@ -205,11 +208,12 @@ class ReconstructionRun:
         half = half.to(self._spectra.device)
         return ClosedFormVolumeUpdate(self._volume, self._mask, half, pixel_size)
 
-    def _new_volume(self, radius: float) -> HartleyVolume:
+    def _decoding_volume(self) -> HartleyVolume:
+        return self._new_volume(self._spectra.disc.radius, self._config.volume.oversampling)
+
+    def _new_volume(self, radius: float, oversampling: int) -> HartleyVolume:
         geometry = GridGeometry(
-            box=self._spectra.disc.box,
-            radius=radius,
-            oversampling=self._config.volume.oversampling,
+            box=self._spectra.disc.box, radius=radius, oversampling=oversampling
         )
         factored = self._config.volume.interpolation == "factored"
         volume = FactoredHartleyVolume(geometry) if factored else HartleyVolume(geometry)
