@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resize_centred
 from cryogimbal.imaging.backprojection import (
     SufficientStatistics,
@@ -190,3 +191,34 @@ def search_poses(
     for index in torch.arange(len(spectra), device=spectra.device).split(config.tile):
         best.append(most_probable(spectra.batch(index, radius), slices, tile=config.tile))
     return orientations[torch.cat(best)]
+
+
+def scaled_to_images(
+    spectra: ParticleSpectra, density: Float[Tensor, "box box box"], config: PosteriorConfig
+) -> Float[Tensor, "box box box"]:
+    """A density of unknown scale, made as strong as the images' power above the noise.
+
+    Up to the search's band limit, ``scale^2 sum <C^2> <S^2> = sum (<H^2> - 1)`` with means over images
+    and over all orientations.
+
+    Raises
+    ------
+    InputError
+        If the images have no power above the noise there, or the density is empty.
+    """
+    radius = min(config.end_radius, spectra.disc.radius)
+    geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
+    step = max(1, len(spectra) // config.minibatch)
+    batch = spectra.batch(torch.arange(0, len(spectra), step, device=spectra.device), radius)
+    orientations = rotation_grid(config.n_side).to(spectra.device)
+    grid = geometry.grid_of_density(density)
+    slices = central_slices(grid, orientations, batch.disc, OVERSAMPLING)
+    signal = float((batch.observed.square().mean(0) - 1).sum())
+    model = float((batch.ctf.square().mean(0) * slices.square().mean(0)).sum())
+    if signal <= 0 or model <= 0:
+        raise InputError(
+            "the strength of the initial map cannot be matched to the images: expected power above "
+            f"the noise in both, found {signal:.3g} in the images and {model:.3g} in the map; "
+            "check --particle-diameter (it decides what counts as noise) and the map"
+        )
+    return density * (signal / model) ** 0.5

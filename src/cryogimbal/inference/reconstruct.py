@@ -25,7 +25,12 @@ from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.posterior_search import PosteriorSearch, search_poses, solve_lightly
+from cryogimbal.inference.posterior_search import (
+    PosteriorSearch,
+    scaled_to_images,
+    search_poses,
+    solve_lightly,
+)
 from cryogimbal.inference.records import Record, SwitchRecord
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.inference.volume_update import (
@@ -140,17 +145,16 @@ class ReconstructionRun:
         self._stage.load_state_dict(state["state"])
 
     def _first_stage(self, start: StartingPoint) -> Stage:
+        config, density = self._config.posterior, start.density
+        if density is not None:
+            density = scaled_to_images(self._spectra, density, config)
         if start.rotation is not None:
-            density = start.density
-            if density is None:
-                density = self._density_of_poses(start.rotation)
+            rotation = start.rotation.to(self._spectra.device)
+            self._enter(self._density_of_poses(rotation) if density is None else density)
+            return self._auto_decoding(rotation)
+        if density is not None:
             self._enter(density)
-            return self._auto_decoding(start.rotation)
-        if start.density is not None:
-            self._enter(start.density)
-            return self._auto_decoding(
-                search_poses(self._spectra, start.density, self._config.posterior)
-            )
+            return self._auto_decoding(search_poses(self._spectra, density, config))
         searched = self._spectra.subset(self._searched_particles())
         if self._config.start == "encoder":
             return self._auto_encoding(searched)

@@ -1,0 +1,1 @@
+"""Commands: read flags and files, run the search, show and write what it finds."""

@@ -1,0 +1,107 @@
+"""``cryogimbal evaluate``: a run against the known answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cryogimbal.data.poses import PoseSet
+from cryogimbal.errors import InputError
+from cryogimbal.evaluation.score import Evaluation, Result, evaluate_against_truth
+from cryogimbal.io.mrc import read_density
+from cryogimbal.io.run_folder import RunFolder, open_run_folder, write_json
+from cryogimbal.io.star import read_poses
+from cryogimbal.io.star_table import image_names, read_table
+from cryogimbal.report.plots import plot_fsc, plot_map, plot_pose_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Pose errors and FSC of a run against the truth, in the best common frame and hand."""
+
+    run_folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of a finished run."""
+    truth_star: Path | None = None
+    """Table with the true poses: the same particles in the same order."""
+    truth_map: Path | None = None
+    """The true map; its box may differ, its width in Å may not."""
+
+    def run(self) -> None:
+        """Execute the command.
+
+        Raises
+        ------
+        InputError
+            If no truth is given, the run is not finished, or the particles are not the same.
+        """
+        if self.truth_star is None and self.truth_map is None:
+            raise InputError("evaluate expects --truth-star, --truth-map or both, found neither")
+        run = open_run_folder(self.run_folder)
+        if not run.particles.exists():
+            raise InputError(
+                f"{run.path}: expected a finished run, found no {run.particles.name}; "
+                f"cryogimbal resume {run.path} finishes it"
+            )
+        true_poses = None
+        if self.truth_star is not None:
+            true_poses = _true_poses(run, self.truth_star)
+        evaluation = evaluate_against_truth(
+            Result(poses=read_poses(run.particles), density=read_density(run.density)),
+            Result(
+                poses=true_poses,
+                density=None if self.truth_map is None else read_density(self.truth_map),
+            ),
+        )
+        write_json(run.evaluation, evaluation.to_dict())
+        _write_figures(run, evaluation)
+        _print(evaluation, run)
+
+
+def _true_poses(run: RunFolder, truth_star: Path) -> PoseSet:
+    found, expected = image_names(read_table(truth_star)), image_names(read_table(run.particles))
+    if len(found) != len(expected):
+        raise InputError(
+            f"{truth_star}: expected the {len(expected)} particles of {run.particles}, "
+            f"found {len(found)}"
+        )
+    different = (found.section != expected.section).nonzero()[0]
+    if len(different):
+        row = int(different[0])
+        raise InputError(
+            f"{truth_star}: row {row + 1}: expected image {expected.name(row)}, found "
+            f"{found.name(row)}; the tables must list the same particles in the same order"
+        )
+    return read_poses(truth_star)
+
+
+def _write_figures(run: RunFolder, evaluation: Evaluation) -> None:
+    run.figures.mkdir(exist_ok=True)
+    if evaluation.fsc is not None:
+        plot_fsc({"map against truth": evaluation.fsc}, run.figures / "fsc_truth.png")
+    if evaluation.aligned_density is not None:
+        plot_map(evaluation.aligned_density, run.figures / "map_aligned_to_truth.png")
+    if evaluation.pose_errors is not None:
+        plot_pose_errors(evaluation.pose_errors.rotation_error_deg, run.figures / "pose_errors.png")
+
+
+def _print(evaluation: Evaluation, run: RunFolder) -> None:
+    table = Table(title="against the truth", show_header=False)
+    errors, fsc = evaluation.pose_errors, evaluation.fsc
+    if errors is not None:
+        rotation, view = errors.rotation_error_deg, errors.view_direction_error_deg
+        table.add_row("rotation error, median", f"{float(rotation.median()):.2f}°")
+        table.add_row("rotation error, mean", f"{float(rotation.mean()):.2f}°")
+        table.add_row("within 5°", f"{errors.fraction_within_5_deg:.1%}")
+        table.add_row("view direction error, median", f"{float(view.median()):.2f}°")
+    if fsc is not None:
+        for threshold in (0.5, 0.143):
+            note = "" if fsc.crosses(threshold) else " (all shells above)"
+            resolution = fsc.resolution_angstrom(threshold)
+            table.add_row(f"FSC {threshold:g}", f"{resolution:.2f} Å{note}")
+    table.add_row("hand", "mirrored" if evaluation.alignment.mirrored else "as the truth")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written to {run.evaluation}", markup=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""The ``cryogimbal`` command."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from cryogimbal import __version__
+from cryogimbal.cli.evaluate import Evaluate
+from cryogimbal.cli.fsc import Fsc
+from cryogimbal.cli.options import base_config
+from cryogimbal.cli.reconstruct import Reconstruct
+from cryogimbal.cli.resume import Resume
+from cryogimbal.cli.signals import StoppedBySignalError
+from cryogimbal.cli.simulate import Simulate
+from cryogimbal.errors import InputError
+
+DESCRIPTION = "Finds the poses of cryo-EM particles and their 3-D density together, from nothing."
+BAD_INPUT = 2
+FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0 is success, 2 input or options that cannot be used, 1 a file system that fails, 130 and 143 a
+    run that was stopped by Ctrl-C or SIGTERM after writing a checkpoint.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True, soft_wrap=True, highlight=False)
+    if arguments == ["--version"]:
+        Console(highlight=False).print(f"cryogimbal {__version__}")
+        return 0
+    try:
+        _parse(arguments).run()
+    except StoppedBySignalError as stop:
+        errors.print(f"stopped: {stop}", markup=False)
+        return stop.exit_status
+    except (InputError, OSError) as error:
+        errors.print(f"[bold red]error:[/] {_escaped(error)}")
+        return BAD_INPUT if isinstance(error, InputError) else FAILED
+    return 0
+
+
+def _parse(arguments: list[str]) -> Any:
+    # The help of `reconstruct` shows the defaults of the preset and file that are named beside it.
+    commands = {
+        "simulate": Simulate,
+        "reconstruct": Reconstruct,
+        "resume": Resume,
+        "evaluate": Evaluate,
+        "fsc": Fsc,
+    }
+    if arguments[:1] == ["reconstruct"]:
+        reconstruct = Reconstruct(
+            input=tyro.MISSING, out=tyro.MISSING, options=base_config(arguments)
+        )
+        return tyro.cli(
+            Reconstruct,
+            prog="cryogimbal reconstruct",
+            args=arguments[1:],
+            default=reconstruct,
+        )
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, prog="cryogimbal", args=arguments, description=DESCRIPTION
+    )
+
+
+def _escaped(error: Exception) -> str:
+    return str(error).replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""From files to what the search takes: spectra at the working box and a starting point."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogimbal.data.particles import ParticleStack
+from cryogimbal.errors import InputError
+from cryogimbal.fourier.resample import resample_density
+from cryogimbal.imaging.spectra import ParticleSpectra, read_spectra, working_box_for
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.reconstruct import StartingPoint
+from cryogimbal.io.mrc import read_density
+from cryogimbal.io.star import read_particles, read_poses
+from cryogimbal.io.star_table import StarTable
+
+NYQUIST_TARGET_ANGSTROM = 8.0
+FIELD_OF_VIEW_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedInput:
+    """The input of a run, read and checked."""
+
+    stack: ParticleStack
+    table: StarTable
+    spectra: ParticleSpectra
+    start: StartingPoint
+    shift_angstrom: Float[Tensor, "particle 2"]
+    """Displacements the images were centred by; zero where particles are taken as centred."""
+
+
+def prepare(
+    table_path: Path, image_root: Path | None, config: ReconstructionConfig
+) -> PreparedInput:
+    """Read the table, the images, and what is given to start from.
+
+    Raises
+    ------
+    InputError
+        If anything in them cannot be used.
+    """
+    device = device_named(config.device)
+    stack, table = read_particles(table_path, image_root)
+    box = config.working_box
+    if box is None:
+        box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
+    shift = _shifts(stack, table_path, config)
+    spectra = read_spectra(
+        stack,
+        box,
+        particle_diameter_angstrom=config.particle_diameter,
+        centring_shift_angstrom=shift if bool(shift.any()) else None,
+        device=device,
+    )
+    start = StartingPoint(
+        density=_initial_density(config.initial_map, spectra),
+        rotation=_initial_rotation(config.initial_poses, len(stack)),
+    )
+    return PreparedInput(
+        stack=stack, table=table, spectra=spectra, start=start, shift_angstrom=shift
+    )
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name; ``auto`` is a GPU where torch can use one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {name}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device: found {name}, but torch sees no GPU here; use --device cpu")
+    return device
+
+
+def _shifts(
+    stack: ParticleStack, table_path: Path, config: ReconstructionConfig
+) -> Float[Tensor, "particle 2"]:
+    if config.shifts == "none":
+        return torch.zeros(len(stack), 2)
+    if stack.given_shift_angstrom is None:
+        raise InputError(
+            f"{table_path}: --shifts given expects columns of origins in the table, found none; "
+            "use --shifts none"
+        )
+    return stack.given_shift_angstrom
+
+
+def _initial_density(
+    path: Path | None, spectra: ParticleSpectra
+) -> Float[Tensor, "box box box"] | None:
+    if path is None:
+        return None
+    density = read_density(path)
+    expected = spectra.disc.box * spectra.pixel_size_angstrom
+    found = density.box * density.voxel_size_angstrom
+    if abs(found / expected - 1) > FIELD_OF_VIEW_TOLERANCE:
+        raise InputError(
+            f"{path}: expected a map as wide as the images ({expected:.5g} Å), found {found:.5g} Å "
+            f"({density.box} voxels of {density.voxel_size_angstrom:.5g} Å); crop or pad it, or "
+            "correct its voxel size"
+        )
+    return resample_density(density.values, spectra.disc.box).to(spectra.device)
+
+
+def _initial_rotation(path: Path | None, n_particles: int) -> Float[Tensor, "particle 3 3"] | None:
+    if path is None:
+        return None
+    poses = read_poses(path)
+    if len(poses) != n_particles:
+        raise InputError(
+            f"{path}: expected poses of the {n_particles} particles of the input, in the same "
+            f"order, found {len(poses)}"
+        )
+    return poses.rotation

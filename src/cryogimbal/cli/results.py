@@ -1,0 +1,119 @@
+"""The files that a finished run leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from cryogimbal.cli.prepare import PreparedInput
+from cryogimbal.data.poses import PoseHypotheses, PoseSet
+from cryogimbal.imaging.model import ImageModel
+from cryogimbal.imaging.spectra import images_from_rows
+from cryogimbal.imaging.volume import FixedSpectrum, GridGeometry
+from cryogimbal.inference.loss import loss_of, squared_residual
+from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun
+from cryogimbal.io.mrc import write_density
+from cryogimbal.io.run_folder import RunFolder, read_metrics, write_json
+from cryogimbal.io.star_write import write_particles
+from cryogimbal.report.images import ParticlePicture
+from cryogimbal.report.plots import (
+    plot_fsc,
+    plot_map,
+    plot_particles,
+    plot_progress,
+    plot_view_directions,
+)
+
+SHOWN_PARTICLES = 6
+
+
+def write_results(
+    run: RunFolder,
+    prepared: PreparedInput,
+    reconstruction: ReconstructionRun,
+    summary: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write map, table, figures and, last of all, the summary; returns what each file is."""
+    result = reconstruction.result()
+    write_density(run.density, result.density)
+    poses = PoseSet(rotation=result.rotation, shift_angstrom=prepared.shift_angstrom)
+    write_particles(run.particles, prepared.table, poses)
+    _write_figures(run, prepared, result)
+    fsc = result.half_map_fsc
+    resolution = None if fsc is None else fsc.resolution_angstrom(0.143)
+    epochs = [record for record in read_metrics(run) if record["type"] == "epoch"]
+    write_json(
+        run.summary,
+        {
+            **summary,
+            "half_map_resolution_fsc0143_angstrom": resolution,
+            "half_map_poses": None if fsc is None else fsc.poses,
+            "half_map_fsc": None if fsc is None else fsc.to_dict(),
+            "final_loss": epochs[-1]["loss"] if epochs else None,
+            "switches": [r for r in read_metrics(run) if r["type"] == "switch"],
+        },
+    )
+    return {
+        "map.mrc": "the density",
+        "particles.star": "the input table with the poses found",
+        "summary.json": "numbers and circumstances"
+        if resolution is None
+        else f"half-maps agree to {resolution:.1f} Å (FSC 0.143; the halves share their poses)",
+        "figures/": "map, view directions, progress, images beside predictions",
+    }
+
+
+def _write_figures(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
+    run.figures.mkdir(exist_ok=True)
+    plot_map(result.density, run.figures / "map.png")
+    plot_view_directions(result.rotation, run.figures / "view_directions.png")
+    plot_progress(read_metrics(run), run.figures / "progress.png")
+    if result.half_map_fsc is not None:
+        plot_fsc({"half-maps": result.half_map_fsc}, run.figures / "fsc.png")
+    _write_particle_figure(run, prepared, result)
+
+
+def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
+    """Observed and predicted images from the best to the worst explained particle."""
+    spectra, density = prepared.spectra, result.density
+    geometry = GridGeometry(box=density.box, radius=density.box / 2, oversampling=2)
+    grid = geometry.grid_of_density(density.values.to(spectra.device))
+    model = ImageModel(
+        decoder=FixedSpectrum.of_grid(grid, geometry),
+        pixel_size_angstrom=spectra.pixel_size_angstrom,
+    )
+    n = min(len(spectra), 2000)
+    index = torch.linspace(0, len(spectra) - 1, n, device=spectra.device).long()
+    rotation = result.rotation.to(spectra.device)
+    losses = torch.cat(
+        [
+            loss_of(
+                model,
+                PoseHypotheses(rotation=rotation[part][:, None]),
+                spectra.batch(part, spectra.disc.radius),
+                squared_residual,
+            )[:, 0]
+            for part in index.split(256)
+        ]
+    )
+    ranked = index[losses.argsort()]
+    shown = ranked[torch.linspace(0, n - 1, min(n, SHOWN_PARTICLES)).long()]
+    batch = spectra.batch(shown, spectra.disc.radius)
+    hypotheses = PoseHypotheses(rotation=rotation[shown][:, None])
+    predicted = model.predict(hypotheses, batch)[:, 0]
+    losses = squared_residual(predicted[:, None], batch.observed)[:, 0]
+    observed, rendered, residual = (
+        images_from_rows(rows, batch.disc, batch.disc.box).cpu()
+        for rows in (batch.observed, predicted, batch.observed - predicted)
+    )
+    pictures = [
+        ParticlePicture(
+            name=f"particle {int(particle) + 1}",
+            loss=float(losses[place]),
+            observed=observed[place],
+            predicted=rendered[place],
+            residual=residual[place],
+        )
+        for place, particle in enumerate(shown)
+    ]
+    plot_particles(pictures, run.figures / "particles.png")

@@ -1,0 +1,2 @@
+"""placeholder"""
+class Simulate: pass
