@@ -27,7 +27,7 @@ from cryogimbal.fourier.transforms import density_to_hartley, hartley_to_density
 from cryogimbal.rotations import geodesic_distance_rad, orthonormalise, rotation_grid
 
 # Shells of the exhaustive search in steps of 15 degrees, and of the first refinement after it.
-SEARCH_RADIUS = 4
+SEARCH_RADIUS = 5
 FIRST_RADIUS = 6
 SEARCH_N_SIDE = 4
 SEARCH_SHIFT_STEP = 1 / 16
@@ -38,7 +38,7 @@ MAX_RADIUS = 24
 BAND_GROWTH = 1.5
 # Beyond the shell where the two maps lose each other there is only noise to fit.
 MIN_CORRELATION = 0.3
-CANDIDATES_PER_HAND = 12
+CANDIDATES_PER_HAND = 16
 DISTINCT_ANGLE_RAD = math.radians(25.0)
 FIRST_ITERATIONS = 10
 LATER_ITERATIONS = 5
@@ -54,7 +54,7 @@ def align_maps(
     """Frame in which the moving map looks like the fixed one; see :func:`apply_alignment`.
 
     Without ``initial``, all rotations in steps of 15 degrees, shifts up to a quarter of the box and
-    both hands are compared up to shell 4; the best of each hand are refined by least squares while
+    both hands are compared up to shell 5; the best of each hand are refined by least squares while
     the band grows as far as the maps agree, and fewer stay at each step. With ``initial`` (from
     poses), its hand stands and rotation and shift are refined from there.
 
