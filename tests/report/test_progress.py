@@ -78,6 +78,22 @@ def test_a_change_of_zero_is_within_the_scale() -> None:
         assert high >= 80
 
 
+def test_a_first_loss_far_above_the_others_leaves_the_scale_and_is_told() -> None:
+    records = [epoch("posterior_search", i, loss=[5.08, 1.9, 1.5][i]) for i in range(3)]
+    loss = panel_grid(records, 1)[0][0]
+    assert loss.texts[0].get_text() == "↑ epoch 1: 5.08, off the scale"
+    low, high = loss.get_ylim()
+    assert 1.0 < low < 1.5 < 1.9 < high < 2.5
+
+
+def test_a_usual_first_loss_stays_within_the_scale() -> None:
+    loss = panel_grid(whole_run(), 2)[0]
+    for axes in loss:
+        assert len(axes.texts) == 0
+        low, high = axes.get_ylim()
+        assert low < 1.08 < 1.1 < high
+
+
 def test_shares_of_the_heads_stack_to_one() -> None:
     heads = panel_grid(whole_run(), 2)[3][0]
     bars = [container.patches for container in heads.containers]

@@ -50,6 +50,12 @@ FINE_TICKS_DEG = (
 MOST_TICKS = 7
 MOST_MARKERS = 40
 NOTE_WIDTH = 115
+ROW_NAMES = (
+    "loss (mean residual)",
+    "median pose\nchange (degrees)",
+    "band limit (Å)",
+    "share of images\nwon by each head",
+)
 
 
 def progress_figure(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.Figure":
@@ -85,6 +91,7 @@ def progress_figure(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.
             _draw_heads(panels[3, column], stage, usage)
     _dress_panels(panels, history)
     _draw_half_map_resolution(panels[2], history)
+    _scale_loss(panels[0], history)
     _scale_pose_change(panels[1], history)
     if history.switches:
         figure.supxlabel(_switch_notes(history), x=0.02, ha="left", fontsize=TICK_SIZE, color=MUTED)
@@ -106,14 +113,14 @@ def _draw_series(
         label=field,
     )
     if not numpy.isfinite(values).any():
-        _say(panel, "not measured\nin this stage")
+        _say(panel, (0.5, 0.5), "not measured\nin this stage")
 
 
 def _draw_heads(
     panel: "matplotlib.axes.Axes", stage: StageHistory, usage: numpy.ndarray | None
 ) -> None:
     if usage is None:
-        _say(panel, "no heads\nin this stage")
+        _say(panel, (0.5, 0.5), "no heads\nin this stage")
         return
     n_heads = usage.shape[1]
     bottom = numpy.zeros(len(usage))
@@ -149,12 +156,10 @@ def _draw_half_map_resolution(row: numpy.ndarray, history: RunHistory) -> None:
 def _dress_panels(panels: numpy.ndarray, history: RunHistory) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    names = ("loss (mean residual)", "median pose\nchange (degrees)", "band limit (Å)")
-    names += ("share of images\nwon by each head",)
     for column, stage in enumerate(history.stages):
         last = int(stage.epoch_number[-1])
         for row, panel in enumerate(panels[:, column]):
-            dress_axes(panel, "", names[row] if column == 0 else "")
+            dress_axes(panel, "", ROW_NAMES[row] if column == 0 else "")
             panel.set_xlim(0.5, last + 0.5)
             panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             if column > 0:
@@ -164,6 +169,20 @@ def _dress_panels(panels: numpy.ndarray, history: RunHistory) -> None:
             stage.name.replace("_", "-"), fontsize=LABEL_SIZE, color=INK, pad=10
         )
         panels[-1, column].set_xlabel("epoch of the stage", fontsize=LABEL_SIZE, color=INK)
+
+
+def _scale_loss(row: numpy.ndarray, history: RunHistory) -> None:
+    """Let the first epoch leave the scale, and say so, where it would flatten all others."""
+    loss = numpy.concatenate([stage.series("loss") for stage in history.stages])
+    first, later = loss[0], loss[1:][numpy.isfinite(loss[1:])]
+    if len(later) < 2:
+        return
+    lowest, highest = later.min(), later.max()
+    spread = highest - lowest
+    if spread == 0 or not first > highest + spread:
+        return
+    row[0].set_ylim(lowest - 0.08 * spread, highest + 0.25 * spread)
+    _say(row[0], (0.35, 0.92), f"↑ epoch 1: {first:.4g}, off the scale")
 
 
 def _scale_pose_change(row: numpy.ndarray, history: RunHistory) -> None:
@@ -197,10 +216,10 @@ def _switch_notes(history: RunHistory) -> str:
     return "\n".join(line for note in notes for line in textwrap.wrap(note, NOTE_WIDTH))
 
 
-def _say(panel: "matplotlib.axes.Axes", text: str) -> None:
+def _say(panel: "matplotlib.axes.Axes", place: tuple[float, float], text: str) -> None:
+    """A remark at a place given as fractions of the panel."""
     panel.text(
-        0.5,
-        0.5,
+        *place,
         text,
         transform=panel.transAxes,
         fontsize=TICK_SIZE,
