@@ -1,0 +1,1 @@
+"""Makes data with a known answer: phantoms, densities of atomic models, particle stacks."""

@@ -1,0 +1,203 @@
+"""Phantoms the package makes itself: compact chains folded into several domains, drawn from a seed.
+
+A domain is an ellipsoid, and its fold a chain of straight rods of pseudo-residues that keep a
+distance from each other, as helices do. At 8 to 10 Å such a phantom looks like a globular protein:
+domains, grooves between them, and rods inside. Lengths are drawn in half-boxes and scaled to the
+box, so one name is one structure at every sampling of the same field of view.
+
+Every pseudo-residue is a Gaussian, so the density and its Fourier transform have closed forms.
+"""
+
+import math
+from dataclasses import dataclass
+
+import roma
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cryogimbal.errors import InputError
+from cryogimbal.simulation.points import PointModel
+
+ASYMMETRIC = "asymmetric"
+CYCLIC_ORDERS = range(2, 21)
+
+# In half-boxes.
+RADIUS = 0.58
+N_DOMAINS = 7
+SMALLEST_DOMAIN = 0.065
+RESIDUE_SPACING = 0.022
+ROD_DISTANCE = 0.10
+LONGEST_ROD = 0.40
+# Standard deviation of a pseudo-residue: domains differ, as the order in a molecule does.
+WIDTHS = (0.010, 0.016)
+
+DOMAIN_TRIALS = 400
+ROD_TRIALS = 96
+# This many rods in a row that find no free place end a domain.
+PATIENCE = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """An ellipsoid: rows of ``axes`` are its half-axes, at right angles to each other."""
+
+    centre: Float[Tensor, "3"]
+    axes: Float[Tensor, "3 3"]
+
+    @property
+    def radius(self) -> float:
+        """Radius of the ball of the same volume."""
+        return float(self.axes.norm(dim=-1).prod()) ** (1 / 3)
+
+    def holds(self, point: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
+        """Whether each point lies inside."""
+        along = ((point - self.centre)[..., None, :] * self.axes).sum(-1)
+        return (along / self.axes.square().sum(-1)).square().sum(-1) <= 1
+
+
+def is_phantom(name: str) -> bool:
+    """Whether a name is ``asymmetric`` or ``c2`` to ``c20``."""
+    return name == ASYMMETRIC or name in {f"c{n}" for n in CYCLIC_ORDERS}
+
+
+def phantom(name: str, side_angstrom: float, seed: int = 0) -> PointModel:
+    """Point model of a named phantom that fills 0.58 of the half-box.
+
+    Parameters
+    ----------
+    name
+        ``asymmetric``, or ``c2`` to ``c20`` for an n-fold axis along z.
+    side_angstrom
+        Box times pixel size: the phantom is scaled with it.
+    seed
+        Another seed is another structure.
+
+    Raises
+    ------
+    InputError
+        If there is no phantom of that name.
+    """
+    if not is_phantom(name):
+        raise InputError(
+            f"phantom {name!r}: expected {ASYMMETRIC} or c{CYCLIC_ORDERS[0]} to "
+            f"c{CYCLIC_ORDERS[-1]}, found neither; choose one of them"
+        )
+    order = 1 if name == ASYMMETRIC else int(name[1:])
+    generator = torch.Generator().manual_seed(seed)
+    domains = place_domains(order, generator)
+    chains = [fold_chain(domain, generator) for domain in domains]
+    unit = torch.cat(chains)
+    points = turn_about_z(unit, order).flatten(0, 1)
+    # Symmetric copies cancel the mean across the axis up to rounding, which is not to break it.
+    keep = torch.tensor([order == 1, order == 1, True], dtype=torch.float64)
+    points = points - points.mean(0) * keep
+    scale = RADIUS / float(points.norm(dim=-1).max()) * side_angstrom / 2
+    species = torch.cat([torch.full((len(chain),), index) for index, chain in enumerate(chains)])
+    width = torch.empty(len(domains), 1, dtype=torch.float64)
+    width.uniform_(*WIDTHS, generator=generator)
+    return PointModel(
+        name=f"phantom {name}",
+        position_angstrom=points * scale,
+        weight=torch.ones(len(points), dtype=torch.float64),
+        species_index=species.repeat(order),
+        amplitude_angstrom=torch.ones_like(width),
+        width_angstrom2=8 * math.pi**2 * (width * side_angstrom / 2).square(),
+    )
+
+
+def place_domains(order: int, generator: torch.Generator) -> list[Domain]:
+    """Domains of one asymmetric unit, each touching an earlier one, none inside another.
+
+    The first domain touches its own copies around the axis; without an axis it is the largest.
+    """
+    sine = math.sin(math.pi / order) if order > 1 else 1.0
+    # A ring of balls of radius r that touch, at distance d from the axis: r = d sin(pi / n).
+    radius = RADIUS * sine / (1 + sine) if order > 1 else 0.30
+    distance = radius / sine if order > 1 else 0.0
+    first = Domain(
+        centre=torch.tensor([distance, 0.0, 0.0], dtype=torch.float64),
+        axes=_random_axes(radius, generator),
+    )
+    domains = [first]
+    for _ in range(DOMAIN_TRIALS):
+        # Thin units of a large ring are stacked higher.
+        if len(domains) == N_DOMAINS + order // 2:
+            break
+        candidate = _beside(domains, radius, generator)
+        copies = turn_about_z(torch.stack([d.centre for d in domains]), order)
+        gap = (copies - candidate.centre).norm(dim=-1)
+        room = torch.tensor([d.radius for d in domains], dtype=torch.float64) + candidate.radius
+        own = (turn_about_z(candidate.centre[None], order)[1:] - candidate.centre).norm(dim=-1)
+        free = bool((gap > 0.85 * room).all()) and bool((own > 1.7 * candidate.radius).all())
+        if free and float(candidate.centre.norm()) + candidate.radius < 1.15 * RADIUS:
+            domains.append(candidate)
+    return domains
+
+
+def fold_chain(domain: Domain, generator: torch.Generator) -> Float[Tensor, "residue 3"]:
+    """Pseudo-residues of one domain, in half-boxes: rod after rod until there is no room."""
+    start = domain.centre
+    chain = start[None]
+    failures = 0
+    while failures < PATIENCE:
+        rod = _next_rod(domain, chain, start, generator)
+        if rod is None:
+            failures += 1
+            start = chain[int(torch.randint(len(chain), (), generator=generator))]
+            continue
+        failures = 0
+        chain, start = torch.cat([chain, rod]), rod[-1]
+    return chain
+
+
+def turn_about_z(points: Float[Tensor, "n 3"], order: int) -> Float[Tensor, "copy n 3"]:
+    """The points turned by every multiple of 360 / order degrees about z."""
+    angle = torch.arange(order, dtype=torch.float64) * (2 * math.pi / order)
+    cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
+    x, y, z = points.unbind(-1)
+    return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z.expand(order, -1)], -1)
+
+
+def _beside(domains: list[Domain], radius: float, generator: torch.Generator) -> Domain:
+    """A smaller domain that touches a random earlier one, somewhere around it."""
+    neighbour = domains[int(torch.randint(len(domains), (), generator=generator))]
+    size = radius * float(torch.empty(()).uniform_(0.5, 0.95, generator=generator))
+    size = max(size, SMALLEST_DOMAIN)
+    direction = _random_directions(1, generator)[0]
+    axes = _random_axes(size, generator)
+    return Domain(centre=neighbour.centre + 0.9 * (neighbour.radius + size) * direction, axes=axes)
+
+
+def _random_axes(radius: float, generator: torch.Generator) -> Float[Tensor, "3 3"]:
+    """Half-axes of ratio up to about 2, turned at random, of the volume of a ball."""
+    frame = roma.special_gramschmidt(torch.randn(3, 2, generator=generator, dtype=torch.float64))
+    stretch = torch.empty(3, dtype=torch.float64).uniform_(0.7, 1.4, generator=generator)
+    return frame * (radius * stretch / stretch.prod() ** (1 / 3))[:, None]
+
+
+def _random_directions(n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    vector = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    return torch.nn.functional.normalize(vector, dim=-1)
+
+
+def _next_rod(
+    domain: Domain,
+    chain: Float[Tensor, "residue 3"],
+    start: Float[Tensor, "3"],
+    generator: torch.Generator,
+) -> Float[Tensor, "rod 3"] | None:
+    """The longest of some random rods that start at a point, stay inside and touch no other rod."""
+    steps = torch.arange(1, int(LONGEST_ROD / RESIDUE_SPACING) + 1) * RESIDUE_SPACING
+    rods = start + steps[:, None] * _random_directions(ROD_TRIALS, generator)[:, None]
+    # The chain turns on the spot: near its own start a rod may be close to its predecessor.
+    apart = min(ROD_DISTANCE, domain.radius)
+    allowed = (0.8 * steps).clamp(max=apart)
+    good = domain.holds(rods)
+    distance = torch.cdist(rods[good], chain).amin(-1)
+    good[good.clone()] = distance >= allowed.expand(ROD_TRIALS, -1)[good]
+    length = good.long().cumprod(dim=1).sum(1)
+    best = int(length.argmax())
+    if int(length[best]) < max(2, int(apart / RESIDUE_SPACING)):
+        return None
+    return rods[best, : int(length[best])]
