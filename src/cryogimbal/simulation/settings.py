@@ -1,0 +1,78 @@
+"""What a simulated stack is to be like: every option with its default, validated."""
+
+import math
+from dataclasses import dataclass
+
+from cryogimbal.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationSettings:
+    """Options of a simulation; ``cryogimbal simulate`` has one flag for each."""
+
+    box: int | None = None
+    """Pixels a side; 64 where none is given, or a map's own."""
+    pixel_size: float | None = None
+    """Sampling in Å; a map's own or, for a phantom, 192 Å / box where none is given."""
+    n_particles: int = 5000
+    """Number of images."""
+    snr: float = 0.1
+    """Mean over the stack of the variance of the clean image with CTF (whole box) / noise variance."""
+    seed: int = 0
+    """Poses, CTF values and noise follow from it; the phantom itself does not."""
+    phantom_seed: int = 0
+    """Another seed is another structure of the same symmetry."""
+    envelope_b_factor: float | None = None
+    """Fall-off exp(-B s^2 / 4) of the true density, B in Å^2; 8 pixel_size^2 where none is
+    given, and none for a map."""
+    shift_sd: float = 0.0
+    """Standard deviation of the displacement from the box centre in Å, along x and y."""
+    defocus_range: tuple[float, float] = (10000.0, 25000.0)
+    """Mean defocus is uniform between these, in Å; underfocus is positive."""
+    astigmatism_sd: float = 250.0
+    """Standard deviation of the difference of the two defocus values in Å; its angle is uniform."""
+    voltage: float = 300.0
+    """Acceleration voltage in kV."""
+    spherical_aberration: float = 2.7
+    """Spherical aberration in mm."""
+    amplitude_contrast: float = 0.1
+    """Fraction of amplitude contrast."""
+
+    def __post_init__(self) -> None:
+        self._require_box()
+        _require_above(0, "pixel-size", self.pixel_size)
+        _require_at_least(1, "n-particles", self.n_particles)
+        _require_above(0, "snr", self.snr)
+        _require_at_least(0, "seed", self.seed)
+        _require_at_least(0, "phantom-seed", self.phantom_seed)
+        _require_at_least(0, "envelope-b-factor", self.envelope_b_factor)
+        _require_at_least(0, "shift-sd", self.shift_sd)
+        _require_at_least(0, "astigmatism-sd", self.astigmatism_sd)
+        _require_above(0, "voltage", self.voltage)
+        _require_at_least(0, "spherical-aberration", self.spherical_aberration)
+        self._require_ctf()
+
+    def _require_box(self) -> None:
+        if self.box is not None and self.box < 8:
+            raise InputError(f"--box: expected at least 8 pixels, found {self.box}")
+
+    def _require_ctf(self) -> None:
+        low, high = self.defocus_range
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise InputError(
+                f"--defocus-range: expected a lower and a higher number of Å, found {low} {high}"
+            )
+        if not 0 <= self.amplitude_contrast <= 1:
+            raise InputError(
+                f"--amplitude-contrast: expected 0 to 1, found {self.amplitude_contrast}"
+            )
+
+
+def _require_above(limit: float, option: str, found: float | None) -> None:
+    if found is not None and not (math.isfinite(found) and found > limit):
+        raise InputError(f"--{option}: expected a number above {limit}, found {found}")
+
+
+def _require_at_least(limit: float, option: str, found: float | None) -> None:
+    if found is not None and not (math.isfinite(found) and found >= limit):
+        raise InputError(f"--{option}: expected a number of at least {limit}, found {found}")
