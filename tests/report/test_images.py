@@ -40,7 +40,10 @@ def test_every_view_shows_a_point_at_its_coordinates_in_angstrom(box: int) -> No
     for axes, (across, up) in zip(projections, ("yz", "xz", "xy"), strict=True):
         assert (axes.get_xlabel(), axes.get_ylabel()) == (f"{across} →", f"{up} →")
         x, y = (VOXEL_SIZE_ANGSTROM * position[name] for name in (across, up))
-        assert shown_at(axes, x, y) == 1
+        # A pixel's middle is its coordinate: it reaches half a pixel to either side.
+        for offset in (-0.4, 0.4):
+            near = offset * VOXEL_SIZE_ANGSTROM
+            assert shown_at(axes, x + near, y + near) == 1
         assert float(axes.images[0].get_array().sum()) == 1
 
 
