@@ -95,7 +95,9 @@ def six_d_to_rotation(six_d: Float[Tensor, "*n 6"]) -> Float[Tensor, "*n 3 3"]:
 
 def orthonormalise(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:
     """The nearest rotation of any matrix, by singular values."""
-    return roma.special_procrustes(rotation, return_singular_values=False)
+    nearest = roma.special_procrustes(rotation)
+    assert isinstance(nearest, Tensor)
+    return nearest
 
 
 def polish_rotation(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:

@@ -26,6 +26,15 @@ class ParticleBatch:
     index: Int[Tensor, " batch"]
     """Place of each image in the stack."""
 
+    def rows(self, chosen: slice) -> "ParticleBatch":
+        """Some of the images, in order."""
+        return ParticleBatch(
+            disc=self.disc,
+            observed=self.observed[chosen],
+            ctf=self.ctf[chosen],
+            index=self.index[chosen],
+        )
+
     def truncate(self, radius: float) -> "ParticleBatch":
         """The same images up to a lower band limit (cycles per box)."""
         disc = self.disc.truncate(radius)

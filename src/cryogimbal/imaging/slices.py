@@ -71,7 +71,7 @@ def paired_slices(
     frequency = disc.frequency_index[1::2].to(rotation.dtype) * oversampling
     pairs = _PairedSlices.apply(paired, rotation.reshape(-1, 3, 3), frequency)
     zero = paired[middle, middle, middle].real.expand(pairs.shape[0], 1)
-    return torch.cat([zero, pairs], dim=1).unflatten(0, rotation.shape[:-2])
+    return torch.cat([zero, pairs], dim=1).view(*rotation.shape[:-2], disc.n_coefficients)
 
 
 def add_backprojection(
@@ -104,7 +104,7 @@ class _PairedSlices(torch.autograd.Function):
             x0, x1 = _corner_edges(paired, base)
             lines = torch.lerp(x0, x1, wx)
             planes = torch.lerp(lines[0::2], lines[1::2], wy)
-            out[rows] = torch.lerp(planes[0], planes[1], wz).view(-1, out.shape[1])
+            out[rows] = torch.lerp(planes[0], planes[1], wz).view_as(out[rows])
         return out
 
     @staticmethod
@@ -188,6 +188,7 @@ def _rotation_gradient(grad: Tensor, paired: Tensor, rotation: Tensor, frequency
             ]
         )
         # (3, image, pair): both members of a pair depend on the same point q.
-        by_point = (slope * grad[rows].reshape(-1)).view(3, -1, frequency.shape[0], 2).sum(-1)
+        by_point = (slope * grad[rows].reshape(-1)).view(3, *grad[rows].shape)
+        by_point = by_point.unflatten(-1, (frequency.shape[0], 2)).sum(-1)
         out[rows, :2] = torch.matmul(by_point, frequency).permute(1, 2, 0)
     return out

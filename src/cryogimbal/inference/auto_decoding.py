@@ -81,7 +81,9 @@ class AutoDecoding:
         self.update.load_state_dict(state["update"])
 
     def _step(self, batch: ParticleBatch, rate: float) -> Float[Tensor, " batch"]:
+        """Pose steps, then what the volume takes from the batch; the loss before the last step."""
         decoder = self.update.decoder()
+        loss = torch.zeros(len(batch.index), device=batch.observed.device)
         for _ in range(self._config.pose_steps):
             loss, gradient = self._pose_gradient(decoder, batch)
             self.table.adam_step(batch.index, gradient, rate)

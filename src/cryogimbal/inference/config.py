@@ -54,8 +54,8 @@ class PosteriorConfig:
     """Band limit of the first step, in cycles per box."""
     end_radius: Radius = 8.0
     """Band limit of the last steps, in cycles per box."""
-    start_temperature: float = 10.0
-    """Log-likelihoods are divided by this at first and by 1 at the end (annealing)."""
+    start_sharing: float = 1000.0
+    """Orientations that share a median image at first; falls to 1 (annealing by temperature)."""
     memory: float = 0.8
     """What earlier minibatches still count, per step."""
     final_n_side: Literal[1, 2, 4, 8, 16] = 8
@@ -73,10 +73,7 @@ class PosteriorConfig:
             self.start_radius,
         )
         _require(
-            self.start_temperature >= 1,
-            "posterior.start-temperature",
-            "at least 1",
-            self.start_temperature,
+            self.start_sharing >= 1, "posterior.start-sharing", "at least 1", self.start_sharing
         )
         _require(0 <= self.memory < 1, "posterior.memory", "0 to below 1", self.memory)
         _require(self.tile >= 1, "posterior.tile", "at least 1", self.tile)

@@ -15,6 +15,8 @@ from cryogimbal.rotations import six_d_to_rotation
 # Convolutions per block of VGG-16 (Simonyan and Zisserman 2014, configuration D).
 VGG16_BLOCKS = (2, 2, 3, 3, 3)
 SMALLEST_FEATURE_MAP = 2
+ROTATION_NUMBERS = 6
+ROTATION_OFFSET = 0.1
 
 
 class PoseEncoder(nn.Module):
@@ -23,6 +25,7 @@ class PoseEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, box: int) -> None:
         super().__init__()
         self.box = box
+        self.pyramid: Tensor
         self.register_buffer("pyramid", _pyramid_transfer(box, config.pyramid_levels))
         self.backbone, n_features = _vgg16(config.pyramid_levels, config.channels, box)
         self.heads = nn.ModuleList(_head(n_features, config.hidden) for _ in range(config.n_heads))
@@ -82,12 +85,12 @@ def _head(n_features: int, hidden: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
-        nn.Linear(hidden, 6),
+        nn.Linear(hidden, ROTATION_NUMBERS),
     )
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Fresh weights from a generator: He's rule, no offsets.
+    """Fresh weights from a generator: He's rule; offsets only where rotations come out.
 
     The rotations must differ from image to image from the first step on. Were they nearly constant,
     the volume would learn the mean image at a few fixed poses, and the network would follow it.
@@ -96,4 +99,6 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+                # Heads differ from the start, and no image can give the rotation of a zero vector.
+                spread = ROTATION_OFFSET if layer.bias.numel() == ROTATION_NUMBERS else 0.0
+                nn.init.normal_(layer.bias, std=spread, generator=generator)

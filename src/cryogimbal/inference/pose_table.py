@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.imaging.model import ParticleBatch
-from cryogimbal.rotations import orthonormalise, rotvec_to_rotation
+from cryogimbal.rotations import polish_rotation, rotvec_to_rotation
 
 FIRST_DECAY = 0.9
 SECOND_DECAY = 0.999
@@ -55,7 +55,7 @@ class PoseTable:
         rotvec = -rate * unbiased_first / (unbiased_second.sqrt() + EPSILON)
         self.n_steps[index], self.first_moment[index] = steps, first
         self.second_moment[index] = second
-        self.rotation[index] = orthonormalise(rotvec_to_rotation(rotvec) @ self.rotation[index])
+        self.rotation[index] = polish_rotation(rotvec_to_rotation(rotvec) @ self.rotation[index])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, for a checkpoint."""

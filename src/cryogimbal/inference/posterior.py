@@ -5,6 +5,7 @@ constant, so all images against all orientations are two products. The expectati
 images are two more, with the posterior as the left factor.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.imaging.model import ParticleBatch
+
+LARGEST_LOG_TEMPERATURE = 8.0
+BISECTIONS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class Expectation:
     loss: Float[Tensor, " batch"]
     """Mean squared residual per coefficient at the most probable orientation."""
     effective_orientations: Float[Tensor, " batch"]
-    """``1 / sum of squared posterior``: how many orientations share an image."""
+    """How many orientations share an image."""
 
 
 def log_likelihoods(
@@ -65,7 +69,7 @@ def expectation(
         weight.addmm_(posterior.T, part.ctf.square())
         best.append(index)
         loss.append((part.observed.square().sum(1) - 2 * top) / part.disc.n_coefficients)
-        effective.append(1 / posterior.square().sum(1))
+        effective.append(effective_orientations(posterior))
     return Expectation(
         weighted_data=weighted_data,
         weight=weight,
@@ -73,6 +77,33 @@ def expectation(
         loss=torch.cat(loss),
         effective_orientations=torch.cat(effective),
     )
+
+
+def temperature_for(
+    scores: Float[Tensor, "batch orientation"], target_orientations: float
+) -> float:
+    """Temperature at which a median image is shared by about so many orientations, at least 1.
+
+    Annealing by what the posterior looks like, rather than by a fixed temperature, follows each data
+    set's own signal: where the data alone leave more orientations open, nothing is added.
+    """
+    low, high = 0.0, LARGEST_LOG_TEMPERATURE
+    if _median_sharing(scores, low) >= target_orientations:
+        return 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if _median_sharing(scores, middle) < target_orientations:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+def effective_orientations(
+    posterior: Float[Tensor, "batch orientation"],
+) -> Float[Tensor, " batch"]:
+    """``1 / sum of squared posterior``: how many orientations share an image."""
+    return 1 / posterior.square().sum(1)
 
 
 def most_probable(
@@ -83,12 +114,11 @@ def most_probable(
     return torch.cat(parts)
 
 
+def _median_sharing(scores: Tensor, log_temperature: float) -> float:
+    posterior = torch.softmax(scores / math.exp(log_temperature), dim=1)
+    return float(effective_orientations(posterior).median())
+
+
 def _tiles(batch: ParticleBatch, size: int) -> Iterator[ParticleBatch]:
     for start in range(0, len(batch.index), size):
-        rows = slice(start, start + size)
-        yield ParticleBatch(
-            disc=batch.disc,
-            observed=batch.observed[rows],
-            ctf=batch.ctf[rows],
-            index=batch.index[rows],
-        )
+        yield batch.rows(slice(start, start + size))

@@ -1,8 +1,8 @@
 """Stage 1 without a network: stochastic expectation maximisation over all orientations of a grid.
 
 From a random volume, each step takes one minibatch, computes its exact posterior over the grid and
-solves for the volume in closed form. The band limit grows and the temperature falls to 1, so the
-posterior is broad while the volume is wrong.
+solves for the volume in closed form. The posterior is held broad by a temperature while the volume is
+wrong, and the band limit grows.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,13 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
-from cryogimbal.inference.posterior import Expectation, expectation, most_probable
+from cryogimbal.inference.posterior import (
+    Expectation,
+    expectation,
+    log_likelihoods,
+    most_probable,
+    temperature_for,
+)
 from cryogimbal.inference.records import EpochRecord
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.rotations import random_rotations, rotation_grid
@@ -33,6 +39,8 @@ NAME = "posterior_search"
 
 # At the few cycles per box of this stage an unpadded grid is exact enough, and eight times smaller.
 OVERSAMPLING = 1
+# Images of a minibatch from which its temperature is found.
+TEMPERATURE_SAMPLE = 200
 # Fraction of the steps after which band limit and temperature have reached their ends.
 ANNEALED_AT = 0.8
 # Prior weight as a fraction of the mean weight: damps directions that no image has covered.
@@ -103,12 +111,10 @@ class PosteriorSearch:
         batch = self._spectra.batch(self._minibatch(), radius)
         geometry = self._geometry(radius)
         grid = geometry.grid_of_density(self.density())
-        found = expectation(
-            batch,
-            central_slices(grid, self._grid, batch.disc, OVERSAMPLING),
-            temperature=self._config.start_temperature ** (1 - way),
-            tile=self._config.tile,
-        )
+        slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
+        sample = log_likelihoods(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices)
+        temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
+        found = expectation(batch, slices, temperature=temperature, tile=self._config.tile)
         self._maximise(found, batch, geometry)
         self._step += 1
         return self._record(found, radius)
