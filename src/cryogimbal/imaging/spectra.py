@@ -25,6 +25,8 @@ from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shifts import shift_row
 
 READ_BATCH = 256
+# Least deviation of the background beside that of the whole image; real ones are near 1.
+FAINTEST_BACKGROUND = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,10 @@ def normalise_background(
     """
     ring = images[:, background]
     deviation = ring.std(dim=1)
-    if bool((deviation <= 0).any()):
-        bad = first + int((deviation <= 0).nonzero()[0])
+    # Rounding leaves something on a constant background; magnified to 1 it would drown the particle.
+    constant = deviation <= FAINTEST_BACKGROUND * images.flatten(1).std(dim=1)
+    if bool(constant.any()):
+        bad = first + int(constant.nonzero()[0])
         raise InputError(
             f"particle {bad + 1}: expected a background with noise, found a constant one; "
             "remove the particle or give a smaller --particle-diameter"
