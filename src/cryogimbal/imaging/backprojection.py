@@ -60,7 +60,8 @@ def solve_density(
 
     The quotient is a local average of the slices under the trilinear kernel, which multiplies the
     density by that kernel once; slicing does it once more. Both are undone, so the density returned
-    is the particle's own.
+    is the particle's own. The average is even where the slices are dense over a grid step; without
+    oversampling they crowd near the origin, and the first three shells suffer (FSC 0.93).
 
     Parameters
     ----------
