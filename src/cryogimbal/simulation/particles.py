@@ -114,7 +114,7 @@ def simulate_particles(
     Raises
     ------
     InputError
-        If the density is constant or not finite: its images would hold no signal.
+        If the density is empty or not finite: its images would hold no signal.
     """
     poses = draw_poses(settings, generator)
     ctf = draw_ctf(settings, generator)
@@ -132,7 +132,7 @@ def simulate_particles(
     variance = mean_clean_variance(unscaled)
     if not (math.isfinite(variance) and variance > 0):
         raise InputError(
-            f"density: expected one that varies, found images of variance {variance}; "
+            f"density: expected images that vary, found a variance of {variance}; "
             "check the map or model"
         )
     images = replace(unscaled, scale=math.sqrt(settings.snr / variance))

@@ -68,11 +68,11 @@ class SimulationSettings:
             )
 
 
-def _require_above(limit: float, option: str, found: float | None) -> None:
+def _require_above(limit: int, option: str, found: int | float | None) -> None:
     if found is not None and not (math.isfinite(found) and found > limit):
         raise InputError(f"--{option}: expected a number above {limit}, found {found}")
 
 
-def _require_at_least(limit: float, option: str, found: float | None) -> None:
+def _require_at_least(limit: int, option: str, found: int | float | None) -> None:
     if found is not None and not (math.isfinite(found) and found >= limit):
         raise InputError(f"--{option}: expected a number of at least {limit}, found {found}")
