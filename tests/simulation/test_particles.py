@@ -1,5 +1,6 @@
 """Simulated stacks: geometry, chance, noise and sign."""
 
+import functools
 import math
 from typing import Any
 
@@ -32,8 +33,14 @@ NO_CTF: dict[str, Any] = {
 BOXES = [32, 33]
 
 
+@functools.cache
 def phantom_model(box: int) -> PointModel:
     return phantom("asymmetric", box * VOXEL_ANGSTROM)
+
+
+@functools.cache
+def truth(box: int) -> DensityMap:
+    return density_of(phantom_model(box), box)
 
 
 def density_of(model: PointModel, box: int) -> DensityMap:
@@ -43,7 +50,7 @@ def density_of(model: PointModel, box: int) -> DensityMap:
 def simulate(box: int, *, random_seed: int = 1, **options: Any) -> SimulatedParticles:
     generator = torch.Generator().manual_seed(random_seed)
     settings = SimulationSettings(**{"n_particles": 40, **options})
-    return simulate_particles(density_of(phantom_model(box), box), settings, generator)
+    return simulate_particles(truth(box), settings, generator)
 
 
 def everything(simulated: SimulatedParticles) -> Tensor:

@@ -1,5 +1,6 @@
 """The package's own phantoms: symmetry, size, determinism."""
 
+import functools
 import math
 
 import pytest
@@ -9,10 +10,12 @@ from torch import Tensor
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.transforms import density_to_hartley
 from cryogimbal.rotations import rotvec_to_rotation
-from cryogimbal.simulation.phantoms import CYCLIC_ORDERS, is_phantom, phantom
+from cryogimbal.simulation.phantoms import CYCLIC_ORDERS, is_phantom
+from cryogimbal.simulation.phantoms import phantom as make_phantom
 from cryogimbal.simulation.points import default_envelope_b_factor, points_to_density
 
 SIDE_ANGSTROM = 160.0
+phantom = functools.cache(make_phantom)
 NAMES = ("asymmetric", "c2", "c3", "c7", "c20")
 
 
@@ -72,7 +75,7 @@ def test_residues_keep_their_distance(seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["asymmetric", "c5"])
 def test_every_seed_is_one_structure_that_scales_with_the_box(name: str) -> None:
-    first, again = phantom(name, SIDE_ANGSTROM, 3), phantom(name, SIDE_ANGSTROM, 3)
+    first, again = (make_phantom(name, SIDE_ANGSTROM, 3) for _ in range(2))
     assert torch.equal(first.position_angstrom, again.position_angstrom)
     double = phantom(name, 2 * SIDE_ANGSTROM, 3)
     torch.testing.assert_close(double.position_angstrom, 2 * first.position_angstrom)
