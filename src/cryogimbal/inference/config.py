@@ -59,7 +59,10 @@ class PosteriorConfig:
     memory: float = 0.8
     """What earlier minibatches still count, per step."""
     final_n_side: Literal[1, 2, 4, 8, 16] = 8
-    """Resolution of the grid on which every image is searched once at the end."""
+    """Resolution of the grid on which every image is searched at the end."""
+    final_radii: tuple[Radius, ...] = (8.0, 10.0, 12.0)
+    """Band limits of the last searches; the map is made anew from all images before each but the
+    first, up to that search's limit. Raises images off wrong modes as the resolution grows."""
     tile: int = 1024
     """Images per matrix product."""
 
@@ -74,6 +77,12 @@ class PosteriorConfig:
         )
         _require(
             self.start_sharing >= 1, "posterior.start-sharing", "at least 1", self.start_sharing
+        )
+        _require(
+            len(self.final_radii) > 0 and min(self.final_radii) >= 1,
+            "posterior.final-radii",
+            "one or more band limits of at least 1",
+            self.final_radii,
         )
         _require(0 <= self.memory < 1, "posterior.memory", "0 to below 1", self.memory)
         _require(self.tile >= 1, "posterior.tile", "at least 1", self.tile)
@@ -192,7 +201,7 @@ class AutoEncodingConfig:
 class AutoDecodingConfig:
     """Stage 2: every image's own pose, in alternation with the volume."""
 
-    epochs: int = 16
+    epochs: int = 12
     """Passes over the images."""
     batch_size: int = 256
     """Images per step."""
@@ -208,7 +217,7 @@ class AutoDecodingConfig:
     """Adam's rate for mantissa and exponent; unused by the closed form."""
     loss: Literal["squared", "modulus"] = "squared"
     """Residual: squared error (the paper) or modulus (the authors' code)."""
-    band: BandConfig = field(default_factory=lambda: BandConfig(start_radius=8.0, growth_epochs=10))
+    band: BandConfig = field(default_factory=lambda: BandConfig(start_radius=12.0, growth_epochs=8))
     """Band limit over the epochs."""
 
     def __post_init__(self) -> None:

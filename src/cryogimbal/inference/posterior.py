@@ -68,7 +68,7 @@ def expectation(
         weighted_data.addmm_(posterior.T, part.ctf * part.observed)
         weight.addmm_(posterior.T, part.ctf.square())
         best.append(index)
-        loss.append((part.observed.square().sum(1) - 2 * top) / part.disc.n_coefficients)
+        loss.append(residual_of(part, top))
         effective.append(effective_orientations(posterior))
     return Expectation(
         weighted_data=weighted_data,
@@ -107,11 +107,16 @@ def effective_orientations(
 
 
 def most_probable(
-    batch: ParticleBatch, slices: Float[Tensor, "orientation coefficient"], *, tile: int
-) -> Int[Tensor, " batch"]:
-    """The orientation of highest likelihood of each image."""
-    parts = [log_likelihoods(part, slices).argmax(dim=1) for part in _tiles(batch, tile)]
-    return torch.cat(parts)
+    batch: ParticleBatch, slices: Float[Tensor, "orientation coefficient"]
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """The orientation of highest likelihood of each image, and its mean squared residual."""
+    top, index = log_likelihoods(batch, slices).max(dim=1)
+    return index, residual_of(batch, top)
+
+
+def residual_of(batch: ParticleBatch, scores: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Mean squared residual per coefficient of log-likelihoods from :func:`log_likelihoods`."""
+    return (batch.observed.square().sum(1) - 2 * scores) / batch.disc.n_coefficients
 
 
 def _median_sharing(scores: Tensor, log_temperature: float) -> float:

@@ -64,6 +64,7 @@ class PosteriorSearch:
         self._config = config
         self._seed = seed
         self._grid = rotation_grid(config.n_side).to(spectra.device)
+        self._n_steps = config.iterations + len(config.final_radii) - 1
         self._step = 0
         self._statistics: SufficientStatistics | None = None
         self._density: Tensor | None = None
@@ -78,12 +79,14 @@ class PosteriorSearch:
         """From where the stage stands to its end; it may be stopped after any record."""
         while self._step < self._config.iterations:
             yield self._iterate()
+        while self._step < self._n_steps:
+            yield self._sharpen(self._step - self._config.iterations)
 
     def reason(self) -> str:
         """Why the stage ended."""
         return (
-            f"the band limit has grown to {self._config.end_radius:g} cycles per box and "
-            f"{self._config.iterations} steps are done"
+            f"{self._config.iterations} steps are done and the map holds "
+            f"{self._config.final_radii[-1]:g} cycles per box"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,7 +120,22 @@ class PosteriorSearch:
         found = expectation(batch, slices, temperature=temperature, tile=self._config.tile)
         self._maximise(found, batch, geometry)
         self._step += 1
-        return self._record(found, radius)
+        sharing = float(found.effective_orientations.median())
+        return self._record(found.loss, radius, sharing)
+
+    def _sharpen(self, number: int) -> EpochRecord:
+        """Best orientation of every image on the fine grid, and a map of all images from them."""
+        radii = [min(radius, self._spectra.disc.radius) for radius in self._config.final_radii]
+        rotation, loss = search_poses(self._spectra, self.density(), self._config, radii[number])
+        geometry = self._geometry(radii[number + 1])
+        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
+        for index in _tiles(self._spectra, self._config.tile):
+            batch = self._spectra.batch(index, geometry.radius)
+            data, weight = batch.ctf * batch.observed, batch.ctf.square()
+            statistics.add_slices(data, weight, rotation[index], batch.disc, OVERSAMPLING)
+        self._density = solve_lightly(statistics, geometry) * self._mask
+        self._step += 1
+        return self._record(loss, radii[number], None)
 
     def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
         """Fade what earlier minibatches said, add this one, and solve."""
@@ -160,17 +178,17 @@ class PosteriorSearch:
         smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
         return smooth * (blurred.std() / smooth.std())
 
-    def _record(self, found: Expectation, radius: float) -> EpochRecord:
+    def _record(self, loss: Tensor, radius: float, sharing: float | None) -> EpochRecord:
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
         return EpochRecord(
             stage=NAME,
             epoch=self._step - 1,
-            n_epochs=self._config.iterations,
-            images_total=len(found.best),
-            loss=float(found.loss.mean()),
+            n_epochs=self._n_steps,
+            images_total=len(loss),
+            loss=float(loss.mean()),
             radius=radius,
             resolution_angstrom=box_angstrom / radius,
-            effective_orientations=float(found.effective_orientations.median()),
+            effective_orientations=sharing,
         )
 
 
@@ -186,17 +204,27 @@ def search_poses(
     spectra: ParticleSpectra,
     density: Float[Tensor, "box box box"],
     config: PosteriorConfig,
-) -> Float[Tensor, "particle 3 3"]:
-    """For every image the most probable orientation of the finer grid, given a density."""
-    radius = min(config.end_radius, spectra.disc.radius)
+    radius: float,
+) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, " particle"]]:
+    """For every image the most probable orientation of the finer grid, and its residual.
+
+    ``radius`` is the band limit in cycles per box.
+    """
+    radius = min(radius, spectra.disc.radius)
     geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
     orientations = rotation_grid(config.final_n_side).to(spectra.device)
     disc = spectra.disc.truncate(radius)
     slices = central_slices(geometry.grid_of_density(density), orientations, disc, OVERSAMPLING)
-    best = []
-    for index in torch.arange(len(spectra), device=spectra.device).split(config.tile):
-        best.append(most_probable(spectra.batch(index, radius), slices, tile=config.tile))
-    return orientations[torch.cat(best)]
+    best, loss = [], []
+    for index in _tiles(spectra, config.tile):
+        found = most_probable(spectra.batch(index, radius), slices)
+        best.append(found[0])
+        loss.append(found[1])
+    return orientations[torch.cat(best)], torch.cat(loss)
+
+
+def _tiles(spectra: ParticleSpectra, size: int) -> tuple[Tensor, ...]:
+    return torch.arange(len(spectra), device=spectra.device).split(size)
 
 
 def scaled_to_images(

@@ -154,7 +154,8 @@ class ReconstructionRun:
             return self._auto_decoding(rotation)
         if density is not None:
             self._enter(density)
-            return self._auto_decoding(search_poses(self._spectra, density, config))
+            rotation, _ = search_poses(self._spectra, density, config, config.end_radius)
+            return self._auto_decoding(rotation)
         searched = self._spectra.subset(self._searched_particles())
         if self._config.start == "encoder":
             return self._auto_encoding(searched)
@@ -172,7 +173,8 @@ class ReconstructionRun:
                 self._enter(density)
             return self._auto_decoding(rotation)
         assert isinstance(stage, PosteriorSearch)
-        rotation = search_poses(self._spectra, stage.density(), self._config.posterior)
+        config = self._config.posterior
+        rotation, _ = search_poses(self._spectra, stage.density(), config, config.final_radii[-1])
         self._enter(stage.density())
         return self._auto_decoding(rotation)
 
