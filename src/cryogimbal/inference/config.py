@@ -44,8 +44,10 @@ class VolumeConfig:
 class PosteriorConfig:
     """Start by stochastic expectation maximisation over a grid of all orientations."""
 
+    starts: int = 3
+    """Independent random volumes; the one that explains the images best goes on."""
     iterations: int = 80
-    """Steps from a random volume, each on one minibatch."""
+    """Steps from each random volume, each on one minibatch."""
     minibatch: int = 1000
     """Images per step."""
     n_side: Literal[1, 2, 4, 8, 16] = 4
@@ -67,6 +69,7 @@ class PosteriorConfig:
     """Images per matrix product."""
 
     def __post_init__(self) -> None:
+        _require(self.starts >= 1, "posterior.starts", "at least 1", self.starts)
         _require(self.iterations >= 1, "posterior.iterations", "at least 1", self.iterations)
         _require(self.minibatch >= 1, "posterior.minibatch", "at least 1", self.minibatch)
         _require(

@@ -6,6 +6,7 @@ wrong, and the band limit grows.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +48,15 @@ ANNEALED_AT = 0.8
 PRIOR_FRACTION = 0.05
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What one random start has come to."""
+
+    density: Float[Tensor, "box box box"]
+    loss: float
+    """Mean squared residual per coefficient at the best orientations."""
+
+
 class PosteriorSearch:
     """Finds a low-resolution density and the best grid orientation of every image."""
 
@@ -64,10 +74,12 @@ class PosteriorSearch:
         self._config = config
         self._seed = seed
         self._grid = rotation_grid(config.n_side).to(spectra.device)
-        self._n_steps = config.iterations + len(config.final_radii) - 1
+        self._n_random_steps = config.starts * config.iterations
+        self._n_steps = self._n_random_steps + len(config.final_radii) - 1
         self._step = 0
         self._statistics: SufficientStatistics | None = None
         self._density: Tensor | None = None
+        self._finished: list[Start] = []
 
     def density(self) -> Float[Tensor, "box box box"]:
         """The density found so far; a random one before the first step."""
@@ -77,16 +89,17 @@ class PosteriorSearch:
 
     def records(self) -> Iterator[EpochRecord]:
         """From where the stage stands to its end; it may be stopped after any record."""
-        while self._step < self._config.iterations:
+        while self._step < self._n_random_steps:
             yield self._iterate()
         while self._step < self._n_steps:
-            yield self._sharpen(self._step - self._config.iterations)
+            yield self._sharpen(self._step - self._n_random_steps)
 
     def reason(self) -> str:
         """Why the stage ended."""
+        losses = ", ".join(f"{start.loss:.4f}" for start in self._finished)
         return (
-            f"{self._config.iterations} steps are done and the map holds "
-            f"{self._config.final_radii[-1]:g} cycles per box"
+            f"{self._config.starts} random starts are done, with losses {losses}, and the best "
+            f"one's map holds {self._config.final_radii[-1]:g} cycles per box"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,21 +110,24 @@ class PosteriorSearch:
             "density": self._density,
             "data": None if statistics is None else statistics.data,
             "weight": None if statistics is None else statistics.weight,
+            "finished": [{"density": s.density, "loss": s.loss} for s in self._finished],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._step, self._density = state["step"], state["density"]
+        self._finished = [Start(**start) for start in state["finished"]]
         if state["data"] is not None:
             self._statistics = SufficientStatistics(data=state["data"], weight=state["weight"])
 
     def _iterate(self) -> EpochRecord:
-        way = min(1.0, self._step / max(1.0, ANNEALED_AT * self._config.iterations))
+        in_start = self._step % self._config.iterations
+        way = min(1.0, in_start / max(1.0, ANNEALED_AT * self._config.iterations))
         radius = self._config.start_radius + way * (
             self._config.end_radius - self._config.start_radius
         )
         radius = min(radius, self._spectra.disc.radius)
-        batch = self._spectra.batch(self._minibatch(), radius)
+        batch = self._spectra.batch(self._minibatch(self._step), radius)
         geometry = self._geometry(radius)
         grid = geometry.grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
@@ -120,8 +136,28 @@ class PosteriorSearch:
         found = expectation(batch, slices, temperature=temperature, tile=self._config.tile)
         self._maximise(found, batch, geometry)
         self._step += 1
+        if in_start + 1 == self._config.iterations:
+            self._finish_start()
         sharing = float(found.effective_orientations.median())
         return self._record(found.loss, radius, sharing)
+
+    def _finish_start(self) -> None:
+        """Score the density on images that are the same for every start; keep the best."""
+        index = self._minibatch("score")
+        radius = min(self._config.end_radius, self._spectra.disc.radius)
+        geometry = self._geometry(radius)
+        batch = self._spectra.batch(index, radius)
+        grid = geometry.grid_of_density(self.density())
+        slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
+        losses = [
+            most_probable(batch.rows(slice(first, first + self._config.tile)), slices)[1]
+            for first in range(0, len(index), self._config.tile)
+        ]
+        loss = float(torch.cat(losses).mean())
+        self._finished.append(Start(density=self.density(), loss=loss))
+        self._density = self._statistics = None
+        if len(self._finished) == self._config.starts:
+            self._density = min(self._finished, key=lambda start: start.loss).density
 
     def _sharpen(self, number: int) -> EpochRecord:
         """Best orientation of every image on the fine grid, and a map of all images from them."""
@@ -152,8 +188,8 @@ class PosteriorSearch:
         self._statistics = statistics
         self._density = solve_lightly(statistics, geometry) * self._mask
 
-    def _minibatch(self) -> Tensor:
-        generator = generator_for(self._seed, NAME, "minibatch", self._step)
+    def _minibatch(self, place: int | str) -> Tensor:
+        generator = generator_for(self._seed, NAME, "minibatch", place)
         order = torch.randperm(len(self._spectra), generator=generator)
         return order[: self._config.minibatch].to(self._spectra.device)
 
@@ -162,9 +198,9 @@ class PosteriorSearch:
 
     def _random_density(self) -> Tensor:
         """Noise in the mask, low-passed, as strong as the images at random poses make a map."""
-        generator = generator_for(self._seed, NAME, "start")
+        generator = generator_for(self._seed, NAME, "start", len(self._finished))
         geometry = self._geometry(min(self._config.start_radius, self._spectra.disc.radius))
-        batch = self._spectra.batch(self._minibatch(), geometry.radius)
+        batch = self._spectra.batch(self._minibatch(self._step), geometry.radius)
         statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
         statistics.add_slices(
             batch.ctf * batch.observed,
