@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 
+# Threads that spin while they wait slow each other down on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_DATA := runs/demo-data
