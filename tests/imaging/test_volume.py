@@ -183,7 +183,7 @@ def test_a_spectrum_that_is_set_is_kept(
     volume = kind(geometry)
     volume.set_spectrum(grid)
     torch.testing.assert_close(volume.spectrum(), grid)
-    assert relative_error(volume.density(), phantom.density(box).float()) < 1e-5
+    assert relative_error(volume.density().detach(), phantom.density(box).float()) < 1e-5
     # exponent = log of the shell's rms, so the mantissa has an rms of 1 in each shell.
     shell = shell_index(geometry.side, 3)
     for radius in (0, 1, 5, geometry.side // 2):
@@ -272,7 +272,7 @@ def test_product_and_factors_agree_for_a_smooth_field(box: int, generator: torch
         with torch.no_grad():
             volume.mantissa.copy_(smooth_field(geometry.side, 0.3))
             volume.exponent.copy_(smooth_field(geometry.side, 1.1))
-        views.append(volume.slices(pose, disc))
+        views.append(volume.slices(pose, disc).detach())
     assert 0 < relative_error(views[0], views[1]) < 2e-3
 
 
@@ -287,7 +287,9 @@ def test_product_and_factors_agree_at_grid_points_and_for_a_flat_exponent(
     eye = torch.eye(3)[None]
     torch.testing.assert_close(product.slices(eye, disc), factors.slices(eye, disc))
     pose = random_rotations(4, generator)
-    assert relative_error(product.slices(pose, disc), factors.slices(pose, disc)) > 0.1
+    with torch.no_grad():
+        apart = relative_error(product.slices(pose, disc), factors.slices(pose, disc))
+    assert apart > 0.1
     for volume in (product, factors):
         torch.nn.init.constant_(volume.exponent, -0.7)
     torch.testing.assert_close(product.slices(pose, disc), factors.slices(pose, disc))

