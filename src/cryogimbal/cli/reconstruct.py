@@ -1,15 +1,17 @@
 """``cryogimbal reconstruct``: from a particle table to poses and a map."""
 
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from cryogimbal.cli.options import DEFAULT_PRESET, config_text
-from cryogimbal.cli.run import RunInput, run_to_end
+from cryogimbal.cli.run import INPUT_FILE, RunInput, run_to_end
+from cryogimbal.errors import InputError
 from cryogimbal.inference.config import ReconstructionConfig
-from cryogimbal.io.run_folder import create_run_folder
+from cryogimbal.io.run_folder import RunFolder, create_run_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,42 @@ class Reconstruct:
     )
 
     def run(self) -> None:
-        """Execute the command."""
+        """Execute the command.
+
+        Raises
+        ------
+        InputError
+            If the folder or the input cannot be used.
+        """
         source = RunInput.of(self.input, self.image_root)
         source.check()
-        run = create_run_folder(self.out, config_text(self.options))
-        source.write(run)
-        run_to_end(run, source, self.options, checkpoint=None)
+        options = _with_absolute_paths(self.options)
+        existed = self.out.exists()
+        run = create_run_folder(self.out, config_text(options))
+        try:
+            source.write(run)
+            run_to_end(run, source, options, checkpoint=None)
+        except InputError:
+            # Nothing is lost, and the command can be given again as it is once the input is mended.
+            if not run.metrics.exists():
+                _discard(run)
+                if not existed:
+                    run.path.rmdir()
+            raise
+
+
+def _with_absolute_paths(options: ReconstructionConfig) -> ReconstructionConfig:
+    """What is written to the run's folder holds wherever the run is resumed from."""
+    return replace(
+        options,
+        initial_map=None if options.initial_map is None else options.initial_map.absolute(),
+        initial_poses=None if options.initial_poses is None else options.initial_poses.absolute(),
+    )
+
+
+def _discard(run: RunFolder) -> None:
+    """Remove what was made for a run that has not begun."""
+    for folder in (run.checkpoints, run.figures):
+        shutil.rmtree(folder)
+    for file in (run.config, run.path / INPUT_FILE):
+        file.unlink(missing_ok=True)
