@@ -10,7 +10,6 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from cryogimbal.inference.records import EpochRecord, Record, StepRecord, SwitchRecord
@@ -38,8 +37,6 @@ class Display:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -57,8 +54,8 @@ class Display:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """One line, above the live display where there is one."""
-        self._console.print(text, markup=False)
+        """One line, above the live display where there is one; a terminal's lines end at words."""
+        self._console.print(text, markup=False, soft_wrap=not self._console.is_terminal)
 
     def show(self, record: Record) -> None:
         """Move on by one record."""
@@ -91,14 +88,17 @@ class Display:
         seconds = time.monotonic() - self._began
         return (self._images - self._images_before) / max(1e-3, seconds)
 
+    def _pace(self, record: StepRecord | EpochRecord) -> str:
+        images_left = record.n_epochs * record.images_total - self._images
+        left = clock(images_left / max(1e-9, self._rate()))
+        return f"{self._rate():,.0f} images/s · {left} left"
+
     def _status(self, record: StepRecord | EpochRecord) -> str:
         return (
-            f"{record.epoch + 1}/{record.n_epochs} · loss {record.loss:.4f} · "
-            f"{self._rate():,.0f} images/s ·"
+            f"{record.epoch + 1}/{record.n_epochs} · loss {record.loss:.4f} · {self._pace(record)}"
         )
 
     def _line(self, record: EpochRecord) -> str:
-        images_left = (record.n_epochs - record.epoch - 1) * record.images_total
         parts = [
             f"{TITLES[record.stage]} {record.epoch + 1:>3}/{record.n_epochs}",
             f"to {record.resolution_angstrom:.1f} Å",
@@ -112,8 +112,9 @@ class Display:
             parts.append(f"heads ▕{head_bars(record.head_usage)}▏")
         if record.half_map_resolution_angstrom is not None:
             parts.append(f"half-maps, shared poses {record.half_map_resolution_angstrom:.1f} Å")
-        parts.append(f"{self._rate():,.0f} images/s")
-        parts.append(f"{clock(images_left / max(1e-9, self._rate()))} left")
+        if not self._console.is_terminal:
+            # A terminal has them in its live display.
+            parts.append(self._pace(record))
         return " · ".join(parts)
 
 
