@@ -91,11 +91,12 @@ def _print(evaluation: Evaluation, run: RunFolder) -> None:
     table = Table(title="against the truth", show_header=False)
     errors, fsc = evaluation.pose_errors, evaluation.fsc
     if errors is not None:
-        rotation, view = errors.rotation_error_deg, errors.view_direction_error_deg
-        table.add_row("rotation error, median", f"{float(rotation.median()):.2f}°")
-        table.add_row("rotation error, mean", f"{float(rotation.mean()):.2f}°")
+        found = errors.to_dict()
+        table.add_row("rotation error, median", f"{found['rotation_error_median_deg']:.2f}°")
+        table.add_row("rotation error, mean", f"{found['rotation_error_mean_deg']:.2f}°")
         table.add_row("within 5°", f"{errors.fraction_within_5_deg:.1%}")
-        table.add_row("view direction error, median", f"{float(view.median()):.2f}°")
+        view = found["view_direction_error_median_deg"]
+        table.add_row("view direction error, median", f"{view:.2f}°")
     if fsc is not None:
         for threshold in (0.5, 0.143):
             note = "" if fsc.crosses(threshold) else " (all shells above)"
