@@ -79,8 +79,13 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {name}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {name}")
+    n_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and n_gpus == 0:
         raise InputError(f"--device: found {name}, but torch sees no GPU here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise InputError(f"--device: expected cuda:0 to cuda:{n_gpus - 1}, found {name}")
     return device
 
 
