@@ -1,5 +1,6 @@
 """The ``cryogimbal`` command."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from cryogimbal.cli.fsc import Fsc
 from cryogimbal.cli.options import base_config
 from cryogimbal.cli.reconstruct import Reconstruct
 from cryogimbal.cli.resume import Resume
-from cryogimbal.cli.signals import StoppedBySignalError
+from cryogimbal.cli.signals import EXIT_STATUS, StoppedBySignalError
 from cryogimbal.cli.simulate import Simulate
 from cryogimbal.errors import InputError
 
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedBySignalError as stop:
         errors.print(f"stopped: {stop}", markup=False)
         return stop.exit_status
+    except KeyboardInterrupt:
+        errors.print("stopped by Ctrl-C")
+        return EXIT_STATUS[signal.SIGINT]
     except (InputError, OSError) as error:
         errors.print(f"[bold red]error:[/] {_escaped(error)}")
         return BAD_INPUT if isinstance(error, InputError) else FAILED

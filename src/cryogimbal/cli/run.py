@@ -161,7 +161,7 @@ def run_to_end(
     with StopSignals() as signals:
         prepared = prepare(source.table, source.image_root, config)
         _announce(console, prepared, config)
-        signals.raise_if_received(f"{run.path} holds no checkpoint yet; resume starts it again")
+        signals.raise_if_received(f"nothing new is found; cryogimbal resume {run.path} goes on")
         reconstruction = ReconstructionRun(prepared.spectra, config, prepared.start)
         recorder = Recorder(run, reconstruction, checkpoint)
         with Display(console) as display:
