@@ -115,10 +115,18 @@ class PosteriorSearch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._step, self._density = state["step"], state["density"]
-        self._finished = [Start(**start) for start in state["finished"]]
+        device = self._spectra.device
+        self._step = state["step"]
+        self._density = None if state["density"] is None else state["density"].to(device)
+        self._finished = [
+            Start(density=start["density"].to(device), loss=start["loss"])
+            for start in state["finished"]
+        ]
+        self._statistics = None
         if state["data"] is not None:
-            self._statistics = SufficientStatistics(data=state["data"], weight=state["weight"])
+            self._statistics = SufficientStatistics(
+                data=state["data"].to(device), weight=state["weight"].to(device)
+            )
 
     def _iterate(self) -> EpochRecord:
         in_start = self._step % self._config.iterations

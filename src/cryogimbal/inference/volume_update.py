@@ -154,7 +154,12 @@ class ClosedFormVolumeUpdate:
         """Continue with the sums of a checkpoint."""
         sums, correlation = state["statistics"], state["half_map_correlation"]
         assert isinstance(sums, list)
-        self._statistics = [SufficientStatistics(**one) for one in sums]
+        self._statistics = [
+            SufficientStatistics(
+                data=one["data"].to(self._mask.device), weight=one["weight"].to(self._mask.device)
+            )
+            for one in sums
+        ]
         self._decoder = None
         if isinstance(correlation, Tensor):
             self.half_map_fsc = FscCurve(
