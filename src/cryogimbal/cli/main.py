@@ -12,7 +12,7 @@ from cryogimbal import __version__
 from cryogimbal.cli.evaluate import Evaluate
 from cryogimbal.cli.fsc import Fsc
 from cryogimbal.cli.options import base_config
-from cryogimbal.cli.reconstruct import Reconstruct
+from cryogimbal.cli.reconstruct import Reconstruct, reconstruct_with_defaults
 from cryogimbal.cli.resume import Resume
 from cryogimbal.cli.signals import EXIT_STATUS, StoppedBySignalError
 from cryogimbal.cli.simulate import Simulate
@@ -58,14 +58,10 @@ def _parse(arguments: list[str]) -> Any:
         "fsc": Fsc,
     }
     if arguments[:1] == ["reconstruct"]:
-        reconstruct = Reconstruct(
-            input=tyro.MISSING, out=tyro.MISSING, options=base_config(arguments)
-        )
         return tyro.cli(
-            Reconstruct,
+            reconstruct_with_defaults(base_config(arguments)),
             prog="cryogimbal reconstruct",
             args=arguments[1:],
-            default=reconstruct,
         )
     return tyro.extras.subcommand_cli_from_dict(
         commands, prog="cryogimbal", args=arguments, description=DESCRIPTION

@@ -1,7 +1,7 @@
 """``cryogimbal reconstruct``: from a particle table to poses and a map."""
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +55,19 @@ class Reconstruct:
                 if not existed:
                     run.path.rmdir()
             raise
+
+
+def reconstruct_with_defaults(options: ReconstructionConfig) -> type[Reconstruct]:
+    """The same command with other defaults, for a preset and a file named beside it."""
+    annotation = Annotated[ReconstructionConfig, tyro.conf.arg(name="")]
+    return make_dataclass(
+        Reconstruct.__name__,
+        [("options", annotation, field(default=options))],
+        bases=(Reconstruct,),
+        namespace={"__doc__": Reconstruct.__doc__},
+        frozen=True,
+        kw_only=True,
+    )
 
 
 def _with_absolute_paths(options: ReconstructionConfig) -> ReconstructionConfig:
