@@ -8,7 +8,7 @@ from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
-from cryogimbal.imaging.volume import FixedSpectrum, GridGeometry
+from cryogimbal.imaging.volume import GridGeometry, SpectrumDecoder
 from cryogimbal.rotations import random_rotations
 from tests.imaging.gaussian_phantom import GaussianPhantom, random_phantom
 from tests.imaging.optics_values import in_float32, random_ctf
@@ -23,7 +23,7 @@ def model_of(phantom: GaussianPhantom, box: int) -> ImageModel:
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=2)
     grid = geometry.grid_of_density(phantom.density(box).float())
     return ImageModel(
-        decoder=FixedSpectrum.of_grid(grid, geometry), pixel_size_angstrom=PIXEL_SIZE_ANGSTROM
+        decoder=SpectrumDecoder.of_grid(grid, geometry), pixel_size_angstrom=PIXEL_SIZE_ANGSTROM
     )
 
 

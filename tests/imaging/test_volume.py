@@ -10,26 +10,29 @@ from cryogimbal.fourier.transforms import density_to_hartley, image_to_hartley
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.volume import (
     Decoder,
-    FactoredHartleyVolume,
-    FixedSpectrum,
     GridGeometry,
     HartleyVolume,
+    Interpolation,
+    SpectrumDecoder,
+    interpolate_factors,
+    interpolate_product,
 )
 from cryogimbal.rotations import random_rotations
 from tests.imaging.gaussian_phantom import random_phantom
 from tests.laws import assert_linear, relative_error
 
 OVERSAMPLINGS = [1, 2]
-VOLUMES = [HartleyVolume, FactoredHartleyVolume]
+INTERPOLATIONS = [interpolate_product, interpolate_factors]
 
 
 def full_geometry(box: int, oversampling: int) -> GridGeometry:
     return GridGeometry(box=box, radius=box / 2, oversampling=oversampling)
 
 
-def random_volume(kind: type[HartleyVolume], geometry: GridGeometry) -> HartleyVolume:
-    volume = kind(geometry)
-    volume.randomise(torch.Generator().manual_seed(1), amplitude=0.3)
+def random_volume(kind: Interpolation, geometry: GridGeometry) -> HartleyVolume:
+    volume = HartleyVolume(geometry, kind)
+    spread = 1.0 if kind is interpolate_factors else 0.0
+    volume.randomise(torch.Generator().manual_seed(1), amplitude=0.3, exponent_sd=spread)
     return volume
 
 
@@ -173,14 +176,14 @@ def test_a_slice_through_grid_points_is_the_projection_along_z(
 # --- volumes ---
 
 
-@pytest.mark.parametrize("kind", VOLUMES)
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_a_spectrum_that_is_set_is_kept(
-    kind: type[HartleyVolume], box: int, generator: torch.Generator
+    kind: Interpolation, box: int, generator: torch.Generator
 ) -> None:
     geometry = full_geometry(box, 2)
     phantom = random_phantom(generator, reach=box / 5, sigma=1.0)
     grid = geometry.grid_of_density(phantom.density(box).float())
-    volume = kind(geometry)
+    volume = HartleyVolume(geometry, kind)
     volume.set_spectrum(grid)
     torch.testing.assert_close(volume.spectrum(), grid)
     assert relative_error(volume.density().detach(), phantom.density(box).float()) < 1e-5
@@ -205,21 +208,21 @@ def test_empty_shells_and_an_empty_spectrum_stay_finite() -> None:
         torch.testing.assert_close(volume.spectrum(), grid)
 
 
-@pytest.mark.parametrize("kind", VOLUMES)
-def test_a_random_start_follows_its_generator_and_amplitude(kind: type[HartleyVolume]) -> None:
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_a_random_start_follows_its_generator_and_amplitude(kind: Interpolation) -> None:
     geometry = full_geometry(16, 2)
     volume, again = random_volume(kind, geometry), random_volume(kind, geometry)
     assert torch.equal(volume.spectrum(), again.spectrum())
     assert float(volume.mantissa.detach().mean()) == pytest.approx(0, abs=0.03)
     assert float(volume.mantissa.detach().std()) == pytest.approx(1, abs=0.03)
     assert float(volume.exponent.detach().mean()) == pytest.approx(math.log(0.3), abs=0.03)
-    spread = 1 if kind is FactoredHartleyVolume else 0
+    spread = 1 if kind is interpolate_factors else 0
     assert float(volume.exponent.detach().std()) == pytest.approx(spread, abs=0.03)
 
 
-@pytest.mark.parametrize("kind", VOLUMES)
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_a_frozen_volume_shows_the_same_and_does_not_follow(
-    kind: type[HartleyVolume], box: int, generator: torch.Generator
+    kind: Interpolation, box: int, generator: torch.Generator
 ) -> None:
     volume = random_volume(kind, full_geometry(box, 2))
     disc, pose = make_disc(box), random_rotations(4, generator).requires_grad_()
@@ -236,9 +239,9 @@ def test_a_frozen_volume_shows_the_same_and_does_not_follow(
     assert float(gradient.norm()) > 0
 
 
-@pytest.mark.parametrize("kind", VOLUMES)
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_gradients_of_both_factors_equal_differences(
-    kind: type[HartleyVolume], generator: torch.Generator
+    kind: Interpolation, generator: torch.Generator
 ) -> None:
     volume = random_volume(kind, full_geometry(4, 1)).double()
     disc, pose = make_disc(4), random_rotations(2, generator).double()
@@ -267,8 +270,8 @@ def test_product_and_factors_agree_for_a_smooth_field(box: int, generator: torch
     geometry, disc = full_geometry(box, 2), make_disc(box)
     pose = random_rotations(8, generator)
     views = []
-    for kind in VOLUMES:
-        volume = kind(geometry)
+    for kind in INTERPOLATIONS:
+        volume = HartleyVolume(geometry, kind)
         with torch.no_grad():
             volume.mantissa.copy_(smooth_field(geometry.side, 0.3))
             volume.exponent.copy_(smooth_field(geometry.side, 1.1))
@@ -280,8 +283,8 @@ def test_product_and_factors_agree_at_grid_points_and_for_a_flat_exponent(
     box: int, generator: torch.Generator
 ) -> None:
     geometry, disc = full_geometry(box, 1), make_disc(box)
-    product, factors = HartleyVolume(geometry), FactoredHartleyVolume(geometry)
-    rough = random_volume(FactoredHartleyVolume, geometry)
+    product, factors = (HartleyVolume(geometry, kind) for kind in INTERPOLATIONS)
+    rough = random_volume(interpolate_factors, geometry)
     for volume in (product, factors):
         volume.load_state_dict(rough.state_dict())
     eye = torch.eye(3)[None]
@@ -299,5 +302,5 @@ def test_a_fixed_spectrum_slices_its_grid(box: int, generator: torch.Generator) 
     geometry, disc = full_geometry(box, 2), make_disc(box)
     grid = torch.randn((geometry.side,) * 3, generator=generator)
     pose = random_rotations(4, generator)
-    found = FixedSpectrum.of_grid(grid, geometry).slices(pose, disc)
+    found = SpectrumDecoder.of_grid(grid, geometry).slices(pose, disc)
     assert torch.equal(found, central_slices(grid, pose, disc, 2))

@@ -28,7 +28,7 @@ def test_rendering_the_winner_alone_has_the_gradient_of_the_minimum(
     """The minimum over heads passes its gradient to one head: the cheap way is exact."""
     disc = make_disc(12, 4.0)
     volume = HartleyVolume(GridGeometry(box=12, radius=4.0, oversampling=1))
-    volume.randomise(generator, 1.0)
+    volume.randomise(generator, amplitude=1.0)
     model = ImageModel(decoder=volume, pixel_size_angstrom=3.0)
     batch = ParticleBatch(
         disc=disc,

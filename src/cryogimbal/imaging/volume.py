@@ -7,6 +7,7 @@ kernel on its way in and multiplied on its way out, always.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.resample import crop_centred, pad_centred, resize_centred
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import density_to_hartley, hartley_to_density
-from cryogimbal.imaging.slices import central_slices, pair_spectrum, paired_slices
+from cryogimbal.imaging.slices import pair_spectrum, paired_slices
 
 
 @runtime_checkable
@@ -85,8 +86,8 @@ class GridGeometry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedSpectrum:
-    """A decoder that does not change: a paired grid, made once and sliced many times."""
+class SpectrumDecoder:
+    """Slices of one grid, paired once and sliced as often as wanted."""
 
     paired: Complex[Tensor, "side side side"]
     oversampling: int
@@ -94,9 +95,9 @@ class FixedSpectrum:
     @classmethod
     def of_grid(
         cls, grid: Float[Tensor, "side side side"], geometry: GridGeometry
-    ) -> "FixedSpectrum":
-        """Freeze a grid."""
-        return cls(paired=pair_spectrum(grid.detach()), oversampling=geometry.oversampling)
+    ) -> "SpectrumDecoder":
+        """Pair a grid; gradients flow back to it where torch records them."""
+        return cls(paired=pair_spectrum(grid), oversampling=geometry.oversampling)
 
     def slices(
         self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
@@ -106,11 +107,11 @@ class FixedSpectrum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedFactors:
-    """Mantissa and exponent that do not change, interpolated apart."""
+class FactorsDecoder:
+    """Mantissa and exponent, interpolated apart."""
 
-    mantissa: FixedSpectrum
-    exponent: FixedSpectrum
+    mantissa: SpectrumDecoder
+    exponent: SpectrumDecoder
 
     def slices(
         self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
@@ -119,25 +120,50 @@ class FixedFactors:
         return self.mantissa.slices(rotation, disc) * self.exponent.slices(rotation, disc).exp()
 
 
-class HartleyVolume(nn.Module):
-    """Learnable volume ``H = mantissa * exp(exponent)``; the product is interpolated.
+Interpolation = Callable[[Tensor, Tensor, GridGeometry], Decoder]
+"""How mantissa and exponent on the grid become slices."""
+
+
+def interpolate_product(mantissa: Tensor, exponent: Tensor, geometry: GridGeometry) -> Decoder:
+    """Interpolate ``mantissa * exp(exponent)``.
 
     The product comes first so that slicing is linear in the spectrum: half the memory traffic, an
     exact adjoint, and matrix products for the posterior.
     """
+    return SpectrumDecoder.of_grid(mantissa * exponent.exp(), geometry)
 
-    def __init__(self, geometry: GridGeometry) -> None:
+
+def interpolate_factors(mantissa: Tensor, exponent: Tensor, geometry: GridGeometry) -> Decoder:
+    """Interpolate mantissa and exponent apart, then multiply: the paper authors' reading."""
+    return FactorsDecoder(
+        mantissa=SpectrumDecoder.of_grid(mantissa, geometry),
+        exponent=SpectrumDecoder.of_grid(exponent, geometry),
+    )
+
+
+class HartleyVolume(nn.Module):
+    """Learnable volume ``H = mantissa * exp(exponent)`` (the paper's equation 9)."""
+
+    def __init__(
+        self, geometry: GridGeometry, interpolation: Interpolation = interpolate_product
+    ) -> None:
         super().__init__()
         self.geometry = geometry
+        self._interpolation = interpolation
         side = geometry.side
         self.mantissa = nn.Parameter(torch.zeros(side, side, side))
         self.exponent = nn.Parameter(torch.zeros(side, side, side))
 
-    def randomise(self, generator: torch.Generator, amplitude: float) -> None:
-        """Mantissa from N(0, 1), exponent flat at ``log(amplitude)``."""
+    def randomise(
+        self, generator: torch.Generator, *, amplitude: float, exponent_sd: float = 0.0
+    ) -> None:
+        """Mantissa from N(0, 1), exponent from N(log(amplitude), exponent_sd^2)."""
+        mantissa, exponent = (
+            torch.randn(self.mantissa.shape, generator=generator) for _ in range(2)
+        )
         with torch.no_grad():
-            self.mantissa.copy_(torch.randn(self.mantissa.shape, generator=generator))
-            self.exponent.fill_(math.log(amplitude))
+            self.mantissa.copy_(mantissa)
+            self.exponent.copy_(math.log(amplitude) + exponent_sd * exponent)
 
     def spectrum(self) -> Float[Tensor, "side side side"]:
         """The Hartley grid."""
@@ -164,36 +190,11 @@ class HartleyVolume(nn.Module):
     def slices(
         self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
     ) -> Float[Tensor, "*n coefficient"]:
-        """Central slices of the product."""
-        return central_slices(self.spectrum(), rotation, disc, self.geometry.oversampling)
+        """Central slices, differentiable in both factors and in the rotation."""
+        decoder = self._interpolation(self.mantissa, self.exponent, self.geometry)
+        return decoder.slices(rotation, disc)
 
+    @torch.no_grad()
     def frozen(self) -> Decoder:
         """The volume as it is now, without gradients: made once, sliced many times."""
-        return FixedSpectrum.of_grid(self.spectrum(), self.geometry)
-
-
-class FactoredHartleyVolume(HartleyVolume):
-    """The paper authors' reading: mantissa and exponent are interpolated apart, then multiplied."""
-
-    def randomise(self, generator: torch.Generator, amplitude: float) -> None:
-        """Both factors from N(0, 1); the exponent is centred at ``log(amplitude)``."""
-        super().randomise(generator, amplitude)
-        with torch.no_grad():
-            self.exponent.add_(torch.randn(self.exponent.shape, generator=generator))
-
-    def slices(
-        self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
-    ) -> Float[Tensor, "*n coefficient"]:
-        """Slices of the mantissa times the exponential of slices of the exponent."""
-        mantissa, exponent = (
-            central_slices(factor, rotation, disc, self.geometry.oversampling)
-            for factor in (self.mantissa, self.exponent)
-        )
-        return mantissa * exponent.exp()
-
-    def frozen(self) -> Decoder:
-        """Both factors as they are now, without gradients."""
-        return FixedFactors(
-            mantissa=FixedSpectrum.of_grid(self.mantissa, self.geometry),
-            exponent=FixedSpectrum.of_grid(self.exponent, self.geometry),
-        )
+        return self._interpolation(self.mantissa, self.exponent, self.geometry)

@@ -27,10 +27,18 @@ class VolumeConfig:
     """Interpolate mantissa x exp(exponent), or (the authors' code) each factor apart."""
     start_amplitude: float = 0.1
     """Rms of the random spectrum that the encoder starts from, in units of the noise."""
+    start_exponent_sd: float = 0.0
+    """Standard deviation of the random exponent that the encoder starts from."""
 
     def __post_init__(self) -> None:
         _require(
             self.oversampling in (1, 2, 3, 4), "volume.oversampling", "1 to 4", self.oversampling
+        )
+        _require(
+            self.start_exponent_sd >= 0,
+            "volume.start-exponent-sd",
+            "a number of at least 0",
+            self.start_exponent_sd,
         )
         _require(
             self.start_amplitude > 0,

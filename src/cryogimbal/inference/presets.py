@@ -26,7 +26,9 @@ def _cryospin() -> ReconstructionConfig:
     """The paper's setting (sections 4 and 5): 7 heads, 7 + 13 epochs, both factors interpolated."""
     return ReconstructionConfig(
         start="encoder",
-        volume=VolumeConfig(oversampling=1, interpolation="factored", start_amplitude=1.0),
+        volume=VolumeConfig(
+            oversampling=1, interpolation="factored", start_amplitude=1.0, start_exponent_sd=1.0
+        ),
         encoder=EncoderConfig(
             n_heads=7, channels=(64, 128, 256, 256, 256), hidden=512, input_box=None
         ),

@@ -18,7 +18,13 @@ from cryogimbal.evaluation.fsc import FscCurve
 from cryogimbal.evaluation.masks import soft_sphere_mask
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.imaging.volume import FactoredHartleyVolume, GridGeometry, HartleyVolume
+from cryogimbal.imaging.volume import (
+    GridGeometry,
+    HartleyVolume,
+    Interpolation,
+    interpolate_factors,
+    interpolate_product,
+)
 from cryogimbal.inference.auto_decoding import AutoDecoding
 from cryogimbal.inference.auto_encoding import AutoEncoding, best_encoder_poses
 from cryogimbal.inference.config import ReconstructionConfig
@@ -42,6 +48,10 @@ from cryogimbal.inference.volume_update import (
 # Without a known diameter the mask is this fraction of the box, which leaves only the corners out.
 DEFAULT_MASK_FRACTION = 0.9
 MASK_EDGE_VOXELS = 3.0
+INTERPOLATIONS: dict[str, Interpolation] = {
+    "product": interpolate_product,
+    "factored": interpolate_factors,
+}
 
 
 @runtime_checkable
@@ -186,7 +196,9 @@ class ReconstructionRun:
             self._config.volume.encoding_oversampling,
         )
         self._volume.randomise(
-            generator_for(self._config.seed, "random volume"), self._config.volume.start_amplitude
+            generator_for(self._config.seed, "random volume"),
+            amplitude=self._config.volume.start_amplitude,
+            exponent_sd=self._config.volume.start_exponent_sd,
         )
         box = min(self._config.encoder.input_box or searched.disc.box, searched.disc.box)
         encoder = PoseEncoder(self._config.encoder, box)
@@ -221,9 +233,8 @@ class ReconstructionRun:
         geometry = GridGeometry(
             box=self._spectra.disc.box, radius=radius, oversampling=oversampling
         )
-        factored = self._config.volume.interpolation == "factored"
-        volume = FactoredHartleyVolume(geometry) if factored else HartleyVolume(geometry)
-        return volume.to(self._spectra.device)
+        interpolation = INTERPOLATIONS[self._config.volume.interpolation]
+        return HartleyVolume(geometry, interpolation).to(self._spectra.device)
 
     def _enter(self, density: Float[Tensor, "box box box"]) -> None:
         """Let the volume hold a density found elsewhere."""
