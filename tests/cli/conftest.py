@@ -51,3 +51,11 @@ def finished(simulated: Path, tiny: Path, tmp_path_factory: pytest.TempPathFacto
     table = simulated / "particles.star"
     assert command("reconstruct", table, "--out", out, "--config", tiny) == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def no_pictures(finished: Path) -> Iterator[None]:
+    """Runs of this module draw nothing, which halves their time; ``finished`` has its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryogimbal.cli.results._write_figures", lambda *_: None)
+        yield

@@ -14,6 +14,8 @@ from cryogimbal.io.star import read_particles, read_poses
 from cryogimbal.rotations import geodesic_distance_deg
 from tests.cli.commands import BOX, N_PARTICLES, PIXEL_SIZE, assert_same_run, command
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PROMISED_KEYS = {
     "rotation_error_mean_deg",
     "rotation_error_median_deg",
