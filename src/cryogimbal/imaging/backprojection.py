@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.slices import add_backprojection
 from cryogimbal.imaging.volume import GridGeometry
 
@@ -46,9 +47,17 @@ class SufficientStatistics:
         disc: Disc,
         oversampling: int,
     ) -> None:
-        """Add images in place: ``weighted_data`` is ``C H``, ``weight`` is ``C^2`` at each rotation."""
+        """Add slices in place: ``weighted_data`` is ``C H``, ``weight`` is ``C^2`` at each rotation."""
         add_backprojection(self.data, weighted_data, rotation, disc, oversampling)
         add_backprojection(self.weight, weight, rotation, disc, oversampling)
+
+    def add_images(
+        self, batch: ParticleBatch, rotation: Float[Tensor, "batch 3 3"], oversampling: int
+    ) -> None:
+        """Add images at one rotation each, in place."""
+        self.add_slices(
+            batch.ctf * batch.observed, batch.ctf.square(), rotation, batch.disc, oversampling
+        )
 
 
 def solve_density(

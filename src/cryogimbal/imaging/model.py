@@ -26,8 +26,8 @@ class ParticleBatch:
     index: Int[Tensor, " batch"]
     """Place of each image in the stack."""
 
-    def rows(self, chosen: slice) -> "ParticleBatch":
-        """Some of the images, in order."""
+    def rows(self, chosen: slice | Int[Tensor, " chosen"]) -> "ParticleBatch":
+        """Some of the images, in the given order."""
         return ParticleBatch(
             disc=self.disc,
             observed=self.observed[chosen],

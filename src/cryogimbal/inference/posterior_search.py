@@ -172,12 +172,8 @@ class PosteriorSearch:
         radii = [min(radius, self._spectra.disc.radius) for radius in self._config.final_radii]
         rotation, loss = search_poses(self._spectra, self.density(), self._config, radii[number])
         geometry = self._geometry(radii[number + 1])
-        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
-        for index in _tiles(self._spectra, self._config.tile):
-            batch = self._spectra.batch(index, geometry.radius)
-            data, weight = batch.ctf * batch.observed, batch.ctf.square()
-            statistics.add_slices(data, weight, rotation[index], batch.disc, OVERSAMPLING)
-        self._density = solve_lightly(statistics, geometry) * self._mask
+        density = density_of_poses(self._spectra, rotation, geometry, self._config.tile)
+        self._density = density * self._mask
         self._step += 1
         return self._record(loss, radii[number], None)
 
@@ -210,13 +206,8 @@ class PosteriorSearch:
         geometry = self._geometry(min(self._config.start_radius, self._spectra.disc.radius))
         batch = self._spectra.batch(self._minibatch(self._step), geometry.radius)
         statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
-        statistics.add_slices(
-            batch.ctf * batch.observed,
-            batch.ctf.square(),
-            random_rotations(len(batch.index), generator).to(self._spectra.device),
-            batch.disc,
-            OVERSAMPLING,
-        )
+        rotation = random_rotations(len(batch.index), generator).to(self._spectra.device)
+        statistics.add_images(batch, rotation, OVERSAMPLING)
         blurred = solve_lightly(statistics, geometry) * self._mask
         noise = torch.randn(blurred.shape, generator=generator).to(blurred.device) * self._mask
         smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
@@ -242,6 +233,20 @@ def solve_lightly(
     """Division with the same small prior in every shell."""
     mean = mean_weight_per_shell(statistics, geometry).mean()
     return solve_density(statistics, geometry, (PRIOR_FRACTION * mean)[None])
+
+
+def density_of_poses(
+    spectra: ParticleSpectra,
+    rotation: Float[Tensor, "particle 3 3"],
+    geometry: GridGeometry,
+    tile: int,
+) -> Float[Tensor, "box box box"]:
+    """Back-projection of all images at given poses, up to the geometry's radius."""
+    statistics = SufficientStatistics.zeros(geometry, spectra.device)
+    for index in _tiles(spectra, tile):
+        batch = spectra.batch(index, geometry.radius)
+        statistics.add_images(batch, rotation[index], geometry.oversampling)
+    return solve_lightly(statistics, geometry)
 
 
 def search_poses(

@@ -6,7 +6,7 @@ stopped, saved and continued after any of them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from cryogimbal.data.density import DensityMap
 from cryogimbal.evaluation.fsc import FscCurve
 from cryogimbal.evaluation.masks import soft_sphere_mask
-from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import (
     GridGeometry,
@@ -33,9 +32,9 @@ from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import (
     PosteriorSearch,
+    density_of_poses,
     scaled_to_images,
     search_poses,
-    solve_lightly,
 )
 from cryogimbal.inference.records import Record, SwitchRecord
 from cryogimbal.inference.seeding import generator_for
@@ -243,21 +242,11 @@ class ReconstructionRun:
     def _density_of_poses(
         self, rotation: Float[Tensor, "particle 3 3"]
     ) -> Float[Tensor, "box box box"]:
-        """Back-projection of all images at given poses, up to the first band limit of stage 2."""
+        """Map of all images at given poses, up to the first band limit of stage 2."""
         radius = self._config.auto_decoding.band.radius(0, self._spectra.disc.radius)
-        geometry = self._volume.geometry
-        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
-        everything = torch.arange(len(self._spectra), device=self._spectra.device)
-        for index in everything.split(self._config.auto_decoding.batch_size):
-            batch = self._spectra.batch(index, radius)
-            statistics.add_slices(
-                batch.ctf * batch.observed,
-                batch.ctf.square(),
-                rotation[index],
-                batch.disc,
-                geometry.oversampling,
-            )
-        return solve_lightly(statistics, geometry) * self._mask
+        geometry = replace(self._volume.geometry, radius=radius)
+        tile = self._config.auto_decoding.batch_size
+        return density_of_poses(self._spectra, rotation, geometry, tile) * self._mask
 
     def _searched_particles(self) -> Int[Tensor, " particle"]:
         n = len(self._spectra)

@@ -120,16 +120,11 @@ class ClosedFormVolumeUpdate:
 
     def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
         """Add the batch to the sums of its halves."""
-        data, weight = batch.ctf * batch.observed, batch.ctf.square()
         rotation, half = poses.rotation[:, 0], self._half[batch.index]
         for number in (0, 1):
             chosen = (half == number).nonzero()[:, 0]
-            self._statistics[number].add_slices(
-                data[chosen],
-                weight[chosen],
-                rotation[chosen],
-                batch.disc,
-                self._volume.geometry.oversampling,
+            self._statistics[number].add_images(
+                batch.rows(chosen), rotation[chosen], self._volume.geometry.oversampling
             )
 
     def finish_epoch(self, radius: float) -> None:
