@@ -13,18 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resize_centred
-from cryogimbal.imaging.backprojection import (
-    SufficientStatistics,
-    mean_weight_per_shell,
-    solve_density,
-)
+from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.grid_search import (
+    OVERSAMPLING,
+    density_of_poses,
+    search_poses,
+    solve_lightly,
+)
 from cryogimbal.inference.posterior import (
     Expectation,
     expectation,
@@ -38,14 +39,10 @@ from cryogimbal.rotations import random_rotations, rotation_grid
 
 NAME = "posterior_search"
 
-# At the few cycles per box of this stage an unpadded grid is exact enough, and eight times smaller.
-OVERSAMPLING = 1
 # Images of a minibatch from which its temperature is found.
 TEMPERATURE_SAMPLE = 200
 # Fraction of the steps after which band limit and temperature have reached their ends.
 ANNEALED_AT = 0.8
-# Prior weight as a fraction of the mean weight: damps directions that no image has covered.
-PRIOR_FRACTION = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,83 +222,3 @@ class PosteriorSearch:
             resolution_angstrom=box_angstrom / radius,
             effective_orientations=sharing,
         )
-
-
-def solve_lightly(
-    statistics: SufficientStatistics, geometry: GridGeometry
-) -> Float[Tensor, "box box box"]:
-    """Division with the same small prior in every shell."""
-    mean = mean_weight_per_shell(statistics, geometry).mean()
-    return solve_density(statistics, geometry, (PRIOR_FRACTION * mean)[None])
-
-
-def density_of_poses(
-    spectra: ParticleSpectra,
-    rotation: Float[Tensor, "particle 3 3"],
-    geometry: GridGeometry,
-    tile: int,
-) -> Float[Tensor, "box box box"]:
-    """Back-projection of all images at given poses, up to the geometry's radius."""
-    statistics = SufficientStatistics.zeros(geometry, spectra.device)
-    for index in _tiles(spectra, tile):
-        batch = spectra.batch(index, geometry.radius)
-        statistics.add_images(batch, rotation[index], geometry.oversampling)
-    return solve_lightly(statistics, geometry)
-
-
-def search_poses(
-    spectra: ParticleSpectra,
-    density: Float[Tensor, "box box box"],
-    config: PosteriorConfig,
-    radius: float,
-) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, " particle"]]:
-    """For every image the most probable orientation of the finer grid, and its residual.
-
-    ``radius`` is the band limit in cycles per box.
-    """
-    radius = min(radius, spectra.disc.radius)
-    geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
-    orientations = rotation_grid(config.final_n_side).to(spectra.device)
-    disc = spectra.disc.truncate(radius)
-    slices = central_slices(geometry.grid_of_density(density), orientations, disc, OVERSAMPLING)
-    best, loss = [], []
-    for index in _tiles(spectra, config.tile):
-        found = most_probable(spectra.batch(index, radius), slices)
-        best.append(found[0])
-        loss.append(found[1])
-    return orientations[torch.cat(best)], torch.cat(loss)
-
-
-def _tiles(spectra: ParticleSpectra, size: int) -> tuple[Tensor, ...]:
-    return torch.arange(len(spectra), device=spectra.device).split(size)
-
-
-def scaled_to_images(
-    spectra: ParticleSpectra, density: Float[Tensor, "box box box"], config: PosteriorConfig
-) -> Float[Tensor, "box box box"]:
-    """A density of unknown scale, made as strong as the images' power above the noise.
-
-    Up to the search's band limit, ``scale^2 sum <C^2> <S^2> = sum (<H^2> - 1)`` with means over images
-    and over all orientations.
-
-    Raises
-    ------
-    InputError
-        If the images have no power above the noise there, or the density is empty.
-    """
-    radius = min(config.end_radius, spectra.disc.radius)
-    geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
-    step = max(1, len(spectra) // config.minibatch)
-    batch = spectra.batch(torch.arange(0, len(spectra), step, device=spectra.device), radius)
-    orientations = rotation_grid(config.n_side).to(spectra.device)
-    grid = geometry.grid_of_density(density)
-    slices = central_slices(grid, orientations, batch.disc, OVERSAMPLING)
-    signal = float((batch.observed.square().mean(0) - 1).sum())
-    model = float((batch.ctf.square().mean(0) * slices.square().mean(0)).sum())
-    if signal <= 0 or model <= 0:
-        raise InputError(
-            "the strength of the initial map cannot be matched to the images: expected power above "
-            f"the noise in both, found {signal:.3g} in the images and {model:.3g} in the map; "
-            "check --particle-diameter (it decides what counts as noise) and the map"
-        )
-    return density * (signal / model) ** 0.5

@@ -28,14 +28,10 @@ from cryogimbal.inference.auto_decoding import AutoDecoding
 from cryogimbal.inference.auto_encoding import AutoEncoding, best_encoder_poses
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
+from cryogimbal.inference.grid_search import density_of_poses, scaled_to_images, search_poses
 from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.posterior_search import (
-    PosteriorSearch,
-    density_of_poses,
-    scaled_to_images,
-    search_poses,
-)
+from cryogimbal.inference.posterior_search import PosteriorSearch
 from cryogimbal.inference.records import Record, SwitchRecord
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.inference.volume_update import (
