@@ -1,6 +1,5 @@
 """The files that a finished run leaves."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from cryogimbal.imaging.volume import GridGeometry, SpectrumDecoder
 from cryogimbal.inference.loss import loss_of, squared_residual
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun
 from cryogimbal.io.mrc import write_density
-from cryogimbal.io.run_folder import RunFolder, read_metrics, write_json
+from cryogimbal.io.run_folder import RunFolder, read_metrics
 from cryogimbal.io.star_write import write_particles
 from cryogimbal.report.images import ParticlePicture
 from cryogimbal.report.plots import (
@@ -27,39 +26,32 @@ from cryogimbal.report.plots import (
 SHOWN_PARTICLES = 6
 
 
+# What the files of a finished run are, in the order in which a person would look at them.
+FILES = {
+    "map.mrc": "the density",
+    "particles.star": "the input table with the poses found",
+    "summary.json": "numbers and circumstances",
+    "figures": "map, view directions, progress, images beside predictions",
+}
+
+
 def write_results(
-    run: RunFolder,
-    prepared: PreparedInput,
-    reconstruction: ReconstructionRun,
-    summary: Mapping[str, Any],
-) -> dict[str, str]:
-    """Write map, table, figures and, last of all, the summary; returns what each file is."""
+    run: RunFolder, prepared: PreparedInput, reconstruction: ReconstructionRun
+) -> dict[str, Any]:
+    """Write map, table and figures; returns what the summary says of them."""
     result = reconstruction.result()
     write_density(run.density, result.density)
     poses = PoseSet(rotation=result.rotation, shift_angstrom=prepared.shift_angstrom)
     write_particles(run.particles, prepared.table, poses)
     _write_figures(run, prepared, result)
-    fsc = result.half_map_fsc
-    resolution = None if fsc is None else fsc.resolution_angstrom(0.143)
-    epochs = [record for record in read_metrics(run) if record["type"] == "epoch"]
-    write_json(
-        run.summary,
-        {
-            **summary,
-            "half_map_resolution_fsc0143_angstrom": resolution,
-            "half_map_poses": None if fsc is None else fsc.poses,
-            "half_map_fsc": None if fsc is None else fsc.to_dict(),
-            "final_loss": epochs[-1]["loss"] if epochs else None,
-            "switches": [r for r in read_metrics(run) if r["type"] == "switch"],
-        },
-    )
+    fsc, records = result.half_map_fsc, read_metrics(run)
+    epochs = [record for record in records if record["type"] == "epoch"]
     return {
-        "map.mrc": "the density",
-        "particles.star": "the input table with the poses found",
-        "summary.json": "numbers and circumstances"
-        if resolution is None
-        else f"half-maps agree to {resolution:.1f} Å (FSC 0.143; the halves share their poses)",
-        "figures/": "map, view directions, progress, images beside predictions",
+        "half_map_resolution_fsc0143_angstrom": fsc and fsc.resolution_angstrom(0.143),
+        "half_map_poses": fsc and fsc.poses,
+        "half_map_fsc": fsc and fsc.to_dict(),
+        "final_loss": epochs[-1]["loss"],
+        "switches": [record for record in records if record["type"] == "switch"],
     }
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from cryogimbal import __version__
 from cryogimbal.cli.display import Display, clock
 from cryogimbal.cli.prepare import PreparedInput, prepare
-from cryogimbal.cli.results import write_results
+from cryogimbal.cli.results import FILES, write_results
 from cryogimbal.cli.signals import StopSignals
 from cryogimbal.errors import InputError
 from cryogimbal.inference.config import ReconstructionConfig
@@ -96,13 +96,17 @@ class Recorder:
     """Writes records and checkpoints of a run; counts its time across interruptions."""
 
     def __init__(
-        self, run: RunFolder, reconstruction: ReconstructionRun, checkpoint: dict[str, Any] | None
+        self,
+        run: RunFolder,
+        reconstruction: ReconstructionRun,
+        checkpoint: dict[str, Any] | None,
+        began: float,
     ) -> None:
         self._run = run
         self._reconstruction = reconstruction
         self._number = 0
         self._seconds_before = 0.0
-        self._began = self._saved = time.monotonic()
+        self._began, self._saved = began, time.monotonic()
         if checkpoint is not None:
             reconstruction.load_state_dict(checkpoint["reconstruction"])
             truncate_metrics(run, checkpoint["n_metrics"])
@@ -152,6 +156,7 @@ def run_to_end(
     checkpoint: dict[str, Any] | None,
 ) -> None:
     """Read the input, search, and write the results; a signal stops it after a checkpoint."""
+    began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     if source.n_threads != torch.get_num_threads():
         console.print(
@@ -163,7 +168,7 @@ def run_to_end(
         _announce(console, prepared, config)
         signals.raise_if_received(f"nothing new is found; cryogimbal resume {run.path} goes on")
         reconstruction = ReconstructionRun(prepared.spectra, config, prepared.start)
-        recorder = Recorder(run, reconstruction, checkpoint)
+        recorder = Recorder(run, reconstruction, checkpoint, began)
         with Display(console) as display:
             for record in reconstruction.records():
                 recorder.take(record)
@@ -173,14 +178,20 @@ def run_to_end(
                     signals.raise_if_received(
                         f"a checkpoint is written; cryogimbal resume {run.path} goes on from here"
                     )
-        summary = {
-            **_circumstances(source, prepared, config),
-            "seconds": round(recorder.seconds, 1),
-        }
-        written = write_results(run, prepared, reconstruction, summary)
-    console.print(f"finished in {clock(recorder.seconds)}", markup=False)
-    for name, meaning in written.items():
+        found = write_results(run, prepared, reconstruction)
+        circumstances = _circumstances(source, prepared, config)
+        # Last of all: a run is finished once its summary is there.
+        seconds = round(recorder.seconds, 1)
+        write_json(run.summary, {**circumstances, "seconds": seconds, **found})
+    console.print(f"finished in {clock(seconds)}", markup=False)
+    for name, meaning in FILES.items():
         console.print(f"  {run.path / name}  {meaning}", markup=False)
+    resolution = found["half_map_resolution_fsc0143_angstrom"]
+    if resolution is not None:
+        console.print(
+            f"half-maps agree to {resolution:.1f} Å (FSC 0.143); they share their poses, so this is "
+            "optimistic"
+        )
 
 
 def _announce(console: Console, prepared: PreparedInput, config: ReconstructionConfig) -> None:

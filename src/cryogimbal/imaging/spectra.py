@@ -95,8 +95,8 @@ def read_spectra(
     """
     if working_box > stack.box:
         raise InputError(
-            f"working box: expected at most the images' {stack.box} pixels, found {working_box}; "
-            "choose a smaller --working-box"
+            f"--working-box: expected at most the images' {stack.box} pixels, found {working_box}; "
+            "choose a smaller one"
         )
     pixel_size = stack.pixel_size_angstrom * stack.box / working_box
     background = background_mask(stack.box, stack.pixel_size_angstrom, particle_diameter_angstrom)
@@ -133,7 +133,7 @@ def background_mask(
     mask = radius_grid(box, 2) > diameter / pixel_size_angstrom / 2
     if mask.double().mean() < 0.02:
         raise InputError(
-            f"particle diameter: expected less than the box ({box * pixel_size_angstrom:.1f} Å), "
+            f"--particle-diameter: expected less than the box ({box * pixel_size_angstrom:.1f} Å), "
             f"found {diameter:.1f} Å; no background is left to normalise by"
         )
     return mask

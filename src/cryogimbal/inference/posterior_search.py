@@ -93,10 +93,13 @@ class PosteriorSearch:
 
     def reason(self) -> str:
         """Why the stage ended."""
-        losses = ", ".join(f"{start.loss:.4f}" for start in self._finished)
+        losses = [start.loss for start in self._finished]
+        radius = self._config.final_radii[-1]
+        if len(losses) == 1:
+            return f"the random start is done and its map holds {radius:g} cycles per box"
         return (
-            f"{self._config.starts} random starts are done, with losses {losses}, and the best "
-            f"one's map holds {self._config.final_radii[-1]:g} cycles per box"
+            f"of {len(losses)} random starts the best (loss {min(losses):.4f}, the others up to "
+            f"{max(losses):.4f}) goes on; its map holds {radius:g} cycles per box"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -98,9 +98,10 @@ def config_from_table(
 
 def _problem(item: Any) -> str:
     cause = item.get("ctx", {}).get("error")
+    place = ".".join(str(part) for part in item["loc"])
     if isinstance(cause, InputError):
-        return str(cause)
-    return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, found {item['input']!r}"
+        return f"[{place}] {cause}" if place else str(cause)
+    return f"{place}: {item['msg']}, found {item['input']!r}"
 
 
 def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
