@@ -19,7 +19,7 @@ N_PARTICLES = 60
 
 TINY = """
 [posterior]
-starts = 1
+max_starts = 1
 iterations = 3
 minibatch = 40
 n_side = 2

@@ -126,8 +126,8 @@ def test_help_shows_the_defaults_of_the_preset_beside_it(
         (("--working-box", "8"), ["--working-box", "expected at least 16 pixels", "found 8"]),
         (("--max-particles", "0"), ["--max-particles", "expected at least 1", "found 0"]),
         (
-            ("--posterior.starts", "0"),
-            ["--posterior.starts", "expected at least 1", "found 0"],
+            ("--posterior.max-starts", "0"),
+            ["--posterior.max-starts", "expected at least 1", "found 0"],
         ),
         (
             ("--auto-decoding.pose-rate", "nan"),
@@ -138,7 +138,7 @@ def test_help_shows_the_defaults_of_the_preset_beside_it(
             ["--encoder.channels", "expected five widths", "found (8, 8)"],
         ),
         (("--shifts", "search"), ["--shifts", "'search'", "none", "given"]),
-        (("--posterior.starts", "many"), ["--posterior.starts", "'many'"]),
+        (("--posterior.max-starts", "many"), ["--posterior.max-starts", "'many'"]),
     ],
 )
 def test_an_option_that_cannot_be_used_is_named(
@@ -161,8 +161,8 @@ def test_an_option_that_cannot_be_used_is_named(
         ("\x00\n", ["expected a TOML file of options"]),
         ("sed = 3\n", ["unknown option sed", "expected one of", "seed"]),
         ("[posterior]\nsteps = 3\n", ["unknown option posterior.steps", "iterations"]),
-        ("[posterior]\nstarts = 0\n", ["--posterior.starts", "at least 1", "found 0"]),
-        ('[posterior]\nstarts = "many"\n', ["posterior.starts", "integer", "found 'many'"]),
+        ("[posterior]\nmax_starts = 0\n", ["--posterior.max-starts", "at least 1", "found 0"]),
+        ('[posterior]\nmax_starts = "many"\n', ["posterior.max_starts", "integer", "found 'many'"]),
         ("posterior = 3\n", ["posterior", "found 3"]),
         ('shifts = "search"\n', ["shifts", "none", "given", "found 'search'"]),
     ],

@@ -26,7 +26,7 @@ from cryogimbal.rotations import geodesic_distance_deg, rotvec_to_rotation
 from tests.small_particles import blob_density, simulate_spectra
 
 TINY_POSTERIOR = PosteriorConfig(
-    starts=2,
+    max_starts=2,
     iterations=3,
     minibatch=40,
     n_side=2,

@@ -52,8 +52,10 @@ class VolumeConfig:
 class PosteriorConfig:
     """Start by stochastic expectation maximisation over a grid of all orientations."""
 
-    starts: int = 3
-    """Independent random volumes; the one that explains the images best goes on."""
+    max_starts: int = 8
+    """Most random volumes to start from; no more are tried once the two best agree."""
+    agreement: float = 0.04
+    """Two starts agree if what they explain of the images differs by less than this fraction."""
     iterations: int = 80
     """Steps from each random volume, each on one minibatch."""
     minibatch: int = 1000
@@ -77,7 +79,8 @@ class PosteriorConfig:
     """Images per matrix product."""
 
     def __post_init__(self) -> None:
-        _require(self.starts >= 1, "posterior.starts", "at least 1", self.starts)
+        _require(self.max_starts >= 1, "posterior.max-starts", "at least 1", self.max_starts)
+        _require(0 < self.agreement < 1, "posterior.agreement", "between 0 and 1", self.agreement)
         _require(self.iterations >= 1, "posterior.iterations", "at least 1", self.iterations)
         _require(self.minibatch >= 1, "posterior.minibatch", "at least 1", self.minibatch)
         _require(
@@ -171,9 +174,9 @@ class SwitchConfig:
     """Measured: once poses have settled and no longer improve. Fixed: after all epochs."""
     settled_deg: float = 30.0
     """Poses count as settled below this median change per epoch."""
-    patience: int = 3
+    patience: int = 10
     """Epochs without improvement of the loss, once settled."""
-    improvement: float = 0.05
+    improvement: float = 0.01
     """What counts as improvement: this fraction of what the model explains of the data."""
 
     def __post_init__(self) -> None:

@@ -52,6 +52,8 @@ class Start:
     density: Float[Tensor, "box box box"]
     loss: float
     """Mean squared residual per coefficient at the best orientations."""
+    explained: float
+    """How much smaller that is than without any density."""
 
 
 class PosteriorSearch:
@@ -71,9 +73,8 @@ class PosteriorSearch:
         self._config = config
         self._seed = seed
         self._grid = rotation_grid(config.n_side).to(spectra.device)
-        self._n_random_steps = config.starts * config.iterations
-        self._n_steps = self._n_random_steps + len(config.final_radii) - 1
         self._step = 0
+        self._n_sharpened = 0
         self._statistics: SufficientStatistics | None = None
         self._density: Tensor | None = None
         self._finished: list[Start] = []
@@ -86,40 +87,42 @@ class PosteriorSearch:
 
     def records(self) -> Iterator[EpochRecord]:
         """From where the stage stands to its end; it may be stopped after any record."""
-        while self._step < self._n_random_steps:
+        while not self._has_enough_starts():
             yield self._iterate()
-        while self._step < self._n_steps:
-            yield self._sharpen(self._step - self._n_random_steps)
+        while self._n_sharpened < self._n_passes():
+            yield self._sharpen(self._n_sharpened)
 
     def reason(self) -> str:
         """Why the stage ended."""
-        losses = [start.loss for start in self._finished]
-        radius = self._config.final_radii[-1]
-        if len(losses) == 1:
-            return f"the random start is done and its map holds {radius:g} cycles per box"
-        return (
-            f"of {len(losses)} random starts the best (loss {min(losses):.4f}, the others up to "
-            f"{max(losses):.4f}) goes on; its map holds {radius:g} cycles per box"
-        )
+        n, radius = len(self._finished), self._config.final_radii[-1]
+        if n == 1:
+            verdict = "the only random start"
+        elif self._two_best_agree():
+            verdict = f"the two best of {n} random starts agree, the better one"
+        else:
+            verdict = f"no two of {n} random starts agree, the best one (be wary of the map)"
+        loss = min(start.loss for start in self._finished)
+        return f"{verdict} goes on with loss {loss:.4f} and a map up to {radius:g} cycles per box"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
         statistics = self._statistics
         return {
             "step": self._step,
+            "n_sharpened": self._n_sharpened,
             "density": self._density,
             "data": None if statistics is None else statistics.data,
             "weight": None if statistics is None else statistics.weight,
-            "finished": [{"density": s.density, "loss": s.loss} for s in self._finished],
+            "finished": [vars(start) for start in self._finished],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         device = self._spectra.device
-        self._step = state["step"]
+        self._step, self._n_sharpened = state["step"], state["n_sharpened"]
         self._density = None if state["density"] is None else state["density"].to(device)
         self._finished = [
-            Start(density=start["density"].to(device), loss=start["loss"])
+            Start(**{**start, "density": start["density"].to(device)})
             for start in state["finished"]
         ]
         self._statistics = None
@@ -162,10 +165,24 @@ class PosteriorSearch:
             for first in range(0, len(index), self._config.tile)
         ]
         loss = float(torch.cat(losses).mean())
-        self._finished.append(Start(density=self.density(), loss=loss))
+        nothing = float(batch.observed.square().mean())
+        self._finished.append(Start(density=self.density(), loss=loss, explained=nothing - loss))
         self._density = self._statistics = None
-        if len(self._finished) == self._config.starts:
+        if self._has_enough_starts():
             self._density = min(self._finished, key=lambda start: start.loss).density
+
+    def _has_enough_starts(self) -> bool:
+        return len(self._finished) == self._config.max_starts or self._two_best_agree()
+
+    def _two_best_agree(self) -> bool:
+        """Whether the best start has been reached twice: a wrong one seldom is."""
+        explained = sorted((start.explained for start in self._finished), reverse=True)
+        if len(explained) < 2:
+            return False
+        return explained[0] - explained[1] < self._config.agreement * explained[0]
+
+    def _n_passes(self) -> int:
+        return len(self._config.final_radii) - 1
 
     def _sharpen(self, number: int) -> EpochRecord:
         """Best orientation of every image on the fine grid, and a map of all images from them."""
@@ -174,7 +191,7 @@ class PosteriorSearch:
         geometry = self._geometry(radii[number + 1])
         density = density_of_poses(self._spectra, rotation, geometry, self._config.tile)
         self._density = density * self._mask
-        self._step += 1
+        self._n_sharpened += 1
         return self._record(loss, radii[number], None)
 
     def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
@@ -215,10 +232,13 @@ class PosteriorSearch:
 
     def _record(self, loss: Tensor, radius: float, sharing: float | None) -> EpochRecord:
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
+        n_steps = self._config.max_starts * self._config.iterations
+        if self._has_enough_starts():
+            n_steps = self._step
         return EpochRecord(
             stage=NAME,
-            epoch=self._step - 1,
-            n_epochs=self._n_steps,
+            epoch=self._step + self._n_sharpened - 1,
+            n_epochs=n_steps + self._n_passes(),
             images_total=len(loss),
             loss=float(loss.mean()),
             radius=radius,

@@ -1,0 +1,56 @@
+"""How many random starts the search makes, and what it says of them."""
+
+from dataclasses import replace
+
+import torch
+
+from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.posterior_search import PosteriorSearch
+from tests.small_particles import blob_density, simulate_spectra
+
+CONFIG = PosteriorConfig(
+    max_starts=4,
+    iterations=3,
+    minibatch=40,
+    n_side=2,
+    final_n_side=2,
+    start_radius=3.0,
+    end_radius=5.0,
+    final_radii=(5.0, 6.0),
+)
+
+
+def search(config: PosteriorConfig, generator: torch.Generator) -> PosteriorSearch:
+    spectra, _ = simulate_spectra(blob_density(16, generator), 60, generator, signal_to_noise=1.0)
+    return PosteriorSearch(spectra, torch.ones(16, 16, 16), config, seed=0)
+
+
+def test_starts_go_on_until_the_two_best_agree(generator: torch.Generator) -> None:
+    lenient = search(replace(CONFIG, agreement=0.999), generator)
+    records = list(lenient.records())
+    assert len(records) == 2 * 3 + 1
+    assert "the two best of 2 random starts agree" in lenient.reason()
+    assert records[-1].epoch + 1 == records[-1].n_epochs
+
+
+def test_starts_that_never_agree_are_told(generator: torch.Generator) -> None:
+    strict = search(replace(CONFIG, agreement=1e-9), generator)
+    records = list(strict.records())
+    assert len(records) == 4 * 3 + 1
+    assert "no two of 4 random starts agree" in strict.reason()
+
+
+def test_the_start_that_explains_most_goes_on(generator: torch.Generator) -> None:
+    strict = search(replace(CONFIG, agreement=1e-9, final_radii=(5.0,)), generator)
+    list(strict.records())
+    finished = strict.state_dict()["finished"]
+    best = min(finished, key=lambda start: start["loss"])
+    assert torch.equal(strict.density(), best["density"])
+    assert best["explained"] == max(start["explained"] for start in finished)
+    assert len({start["loss"] for start in finished}) == 4
+
+
+def test_a_single_start_needs_no_agreement(generator: torch.Generator) -> None:
+    single = search(replace(CONFIG, max_starts=1), generator)
+    assert len(list(single.records())) == 3 + 1
+    assert "the only random start" in single.reason()
