@@ -1,6 +1,6 @@
 """Quality of a reconstruction over seeds: simulate once, reconstruct and score per seed.
 
-    python benchmarks/quality.py 70s --seeds 0 1 2 --work /tmp/quality
+    python benchmarks/quality.py 70s --seeds 0 1 2 --work DIR
 
 Prints a table and appends its rows to ``benchmarks/RECORDS.md``. A seed whose evaluation is in the
 work folder already is not run again. Reference structures are found through CRYOGIMBAL_TEST_DATA
