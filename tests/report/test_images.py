@@ -80,7 +80,12 @@ def test_views_of_one_kind_share_their_greys(generator: torch.Generator, box: in
 
 def test_a_flat_map_is_drawn_too(box: int) -> None:
     flat = DensityMap(values=torch.zeros(box, box, box), voxel_size_angstrom=1.0)
-    map_figure(flat).canvas.draw()
+    figure = map_figure(flat)
+    figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.images]
+    assert len(panels) == 6
+    for panel in panels:
+        assert bool((panel.images[0].get_array() == 0).all())
 
 
 def test_a_map_with_holes_is_refused(box: int) -> None:

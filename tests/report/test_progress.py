@@ -140,7 +140,13 @@ def test_a_number_that_was_not_finite_leaves_a_gap() -> None:
 
 @pytest.mark.parametrize("n_kept", [2, 4, 7, 8])
 def test_a_run_that_was_stopped_anywhere_has_a_figure(n_kept: int) -> None:
-    progress_figure(whole_run()[:n_kept]).canvas.draw()
+    records = whole_run()[:n_kept]
+    epochs = [record for record in records if "radius" in record]
+    figure = progress_figure(records)
+    figure.canvas.draw()
+    (loss, *_) = panel_grid(records, len({record["stage"] for record in epochs}))
+    drawn = sum(len(numpy.asarray(axes.lines[0].get_ydata())) for axes in loss)
+    assert drawn == len(epochs)
 
 
 def test_a_switch_at_the_end_is_told_already() -> None:
