@@ -8,7 +8,8 @@ from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
-from cryogimbal.imaging.volume import GridGeometry, SpectrumDecoder
+from cryogimbal.imaging.slices import PreparedGrid
+from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.rotations import random_rotations
 from tests.imaging.gaussian_phantom import GaussianPhantom, random_phantom
 from tests.imaging.optics_values import in_float32, random_ctf
@@ -23,7 +24,8 @@ def model_of(phantom: GaussianPhantom, box: int) -> ImageModel:
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=2)
     grid = geometry.grid_of_density(phantom.density(box).float())
     return ImageModel(
-        decoder=SpectrumDecoder.of_grid(grid, geometry), pixel_size_angstrom=PIXEL_SIZE_ANGSTROM
+        decoder=PreparedGrid.of(grid, geometry.oversampling),
+        pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
     )
 
 

@@ -1,20 +1,25 @@
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
 
 from cryogimbal.fourier.disc import make_disc, mirror_row
 from cryogimbal.imaging import slices
-from cryogimbal.imaging.slices import (
-    add_backprojection,
-    central_slices,
-    pair_spectrum,
-    paired_slices,
-)
+from cryogimbal.imaging.kernels import numba_kernels, torch_kernels
+from cryogimbal.imaging.slices import PreparedGrid, add_backprojection, central_slices
 from cryogimbal.rotations import euler_zyz_deg_to_rotation, orthonormalise, random_rotations
 from tests.laws import assert_adjoint, assert_linear, relative_error
 from tests.reference.direct_slice import backprojection_by_loop, slices_by_loop
 
 GEOMETRIES = [(8, 1), (9, 1), (8, 2), (7, 3)]
+
+
+@pytest.fixture(params=[torch_kernels, numba_kernels], ids=lambda module: module.NAME, autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Every law holds for every set of kernels that runs on a CPU."""
+    monkeypatch.setattr(slices, "kernels_for", lambda _: request.param)
+    return request.param
 
 
 def side_of(box: int, oversampling: int) -> int:
@@ -43,7 +48,7 @@ def test_slices_equal_a_loop(box: int, oversampling: int, generator: torch.Gener
     expected = slices_by_loop(grid, pose, disc.frequency_index, oversampling)
     found = central_slices(grid, pose, disc, oversampling)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
-    again = paired_slices(pair_spectrum(grid), pose, disc, oversampling)
+    again = PreparedGrid.of(grid, oversampling).slices(pose, disc)
     assert torch.equal(again, found)
     single = central_slices(grid.float(), pose.float(), disc, oversampling)
     assert relative_error(single.double(), expected) < 1e-5
@@ -58,7 +63,7 @@ def test_backprojection_equals_a_loop(
     rows = torch.randn(len(pose), disc.n_coefficients, generator=generator, dtype=torch.float64)
     before = random_grid(box, oversampling, generator)
     found = before.clone()
-    add_backprojection(found, rows, pose, disc, oversampling)
+    add_backprojection((found,), (rows,), pose, disc, oversampling)
     expected = before + backprojection_by_loop(rows, pose, disc.frequency_index, side, oversampling)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
@@ -73,7 +78,7 @@ def test_backprojection_is_the_adjoint_of_slicing(box: int, generator: torch.Gen
 
     def spreading(values: Tensor) -> Tensor:
         out = torch.zeros(side, side, side, dtype=torch.float64)
-        add_backprojection(out, values, pose, disc, 2)
+        add_backprojection((out,), (values,), pose, disc, 2)
         return out
 
     assert_linear(slicing, grid, other)
@@ -88,7 +93,7 @@ def test_the_gradient_in_the_grid_is_the_backprojection(
     grid = random_grid(box, 2, generator).requires_grad_()
     (gradient,) = torch.autograd.grad((central_slices(grid, pose, disc, 2) * rows).sum(), grid)
     expected = torch.zeros(side, side, side, dtype=torch.float64)
-    add_backprojection(expected, rows, pose, disc, 2)
+    add_backprojection((expected,), (rows,), pose, disc, 2)
     torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
 
 
@@ -108,12 +113,12 @@ def test_gradients_in_the_pose_alone_and_through_a_frozen_grid(
     box: int, generator: torch.Generator
 ) -> None:
     disc = make_disc(box, 3.0)
-    paired = pair_spectrum(random_grid(box, 2, generator))
+    prepared = PreparedGrid.of(random_grid(box, 2, generator), 2)
     pose = rotations(3, generator).requires_grad_()
-    assert torch.autograd.gradcheck(lambda r: paired_slices(paired, r, disc, 2), (pose,), eps=1e-7)
+    assert torch.autograd.gradcheck(lambda r: prepared.slices(r, disc), (pose,), eps=1e-7)
 
 
-def test_chunks_do_not_show(
+def test_chunks_and_threads_do_not_show(
     box: int, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disc, grid = make_disc(box), random_grid(box, 2, generator).requires_grad_()
@@ -125,7 +130,9 @@ def test_chunks_do_not_show(
         return (out, *torch.autograd.grad((out * rows).sum(), (grid, pose)))
 
     at_once = everything()
-    monkeypatch.setattr(slices, "CHUNK_POINTS_CPU", disc.n_coefficients)
+    monkeypatch.setattr(torch_kernels, "CHUNK_POINTS_CPU", disc.n_coefficients)
+    monkeypatch.setattr(numba_kernels, "FEWEST_PER_THREAD", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for one, other in zip(at_once, everything(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 

@@ -7,13 +7,12 @@ from torch import Tensor
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.fourier.shells import shell_index
 from cryogimbal.fourier.transforms import density_to_hartley, image_to_hartley
-from cryogimbal.imaging.slices import central_slices
+from cryogimbal.imaging.slices import PreparedGrid, central_slices
 from cryogimbal.imaging.volume import (
     Decoder,
     GridGeometry,
     HartleyVolume,
     Interpolation,
-    SpectrumDecoder,
     interpolate_factors,
     interpolate_product,
 )
@@ -302,5 +301,5 @@ def test_a_fixed_spectrum_slices_its_grid(box: int, generator: torch.Generator) 
     geometry, disc = full_geometry(box, 2), make_disc(box)
     grid = torch.randn((geometry.side,) * 3, generator=generator)
     pose = random_rotations(4, generator)
-    found = SpectrumDecoder.of_grid(grid, geometry).slices(pose, disc)
+    found = PreparedGrid.of(grid, geometry.oversampling).slices(pose, disc)
     assert torch.equal(found, central_slices(grid, pose, disc, 2))

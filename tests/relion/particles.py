@@ -13,7 +13,8 @@ from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
-from cryogimbal.imaging.volume import GridGeometry, SpectrumDecoder
+from cryogimbal.imaging.slices import PreparedGrid
+from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.io.mrc import write_density
 from cryogimbal.io.star_write import write_simulated_particles
 from cryogimbal.rotations import random_rotations
@@ -82,7 +83,7 @@ def predicted_rows(
     assert stack.poses is not None
     geometry = GridGeometry(box=disc.box, radius=disc.box / 2, oversampling=oversampling)
     model = ImageModel(
-        decoder=SpectrumDecoder.of_grid(geometry.grid_of_density(density.float()), geometry),
+        decoder=PreparedGrid.of(geometry.grid_of_density(density.float()), geometry.oversampling),
         pixel_size_angstrom=stack.pixel_size_angstrom,
     )
     hypotheses = PoseHypotheses(

@@ -8,7 +8,8 @@ from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.imaging.model import ImageModel
 from cryogimbal.imaging.spectra import images_from_rows
-from cryogimbal.imaging.volume import GridGeometry, SpectrumDecoder
+from cryogimbal.imaging.slices import PreparedGrid
+from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.loss import loss_of, squared_residual
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun
 from cryogimbal.io.mrc import write_density
@@ -71,7 +72,7 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     geometry = GridGeometry(box=density.box, radius=density.box / 2, oversampling=2)
     grid = geometry.grid_of_density(density.values.to(spectra.device))
     model = ImageModel(
-        decoder=SpectrumDecoder.of_grid(grid, geometry),
+        decoder=PreparedGrid.of(grid, geometry.oversampling),
         pixel_size_angstrom=spectra.pixel_size_angstrom,
     )
     n = min(len(spectra), 2000)

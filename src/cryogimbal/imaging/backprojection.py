@@ -48,8 +48,9 @@ class SufficientStatistics:
         oversampling: int,
     ) -> None:
         """Add slices in place: ``weighted_data`` is ``C H``, ``weight`` is ``C^2`` at each rotation."""
-        add_backprojection(self.data, weighted_data, rotation, disc, oversampling)
-        add_backprojection(self.weight, weight, rotation, disc, oversampling)
+        add_backprojection(
+            (self.data, self.weight), (weighted_data, weight), rotation, disc, oversampling
+        )
 
     def add_images(
         self, batch: ParticleBatch, rotation: Float[Tensor, "batch 3 3"], oversampling: int

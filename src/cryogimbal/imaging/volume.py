@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.resample import crop_centred, pad_centred, resize_centred
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import density_to_hartley, hartley_to_density
-from cryogimbal.imaging.slices import pair_spectrum, paired_slices
+from cryogimbal.imaging.slices import PreparedGrid
 
 
 @runtime_checkable
@@ -86,32 +86,11 @@ class GridGeometry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrumDecoder:
-    """Slices of one grid, paired once and sliced as often as wanted."""
-
-    paired: Complex[Tensor, "side side side"]
-    oversampling: int
-
-    @classmethod
-    def of_grid(
-        cls, grid: Float[Tensor, "side side side"], geometry: GridGeometry
-    ) -> "SpectrumDecoder":
-        """Pair a grid; gradients flow back to it where torch records them."""
-        return cls(paired=pair_spectrum(grid), oversampling=geometry.oversampling)
-
-    def slices(
-        self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
-    ) -> Float[Tensor, "*n coefficient"]:
-        """Central slices."""
-        return paired_slices(self.paired, rotation, disc, self.oversampling)
-
-
-@dataclass(frozen=True, kw_only=True)
 class FactorsDecoder:
     """Mantissa and exponent, interpolated apart."""
 
-    mantissa: SpectrumDecoder
-    exponent: SpectrumDecoder
+    mantissa: PreparedGrid
+    exponent: PreparedGrid
 
     def slices(
         self, rotation: Float[Tensor, "*n 3 3"], disc: Disc
@@ -130,14 +109,14 @@ def interpolate_product(mantissa: Tensor, exponent: Tensor, geometry: GridGeomet
     The product comes first so that slicing is linear in the spectrum: half the memory traffic, an
     exact adjoint, and matrix products for the posterior.
     """
-    return SpectrumDecoder.of_grid(mantissa * exponent.exp(), geometry)
+    return PreparedGrid.of(mantissa * exponent.exp(), geometry.oversampling)
 
 
 def interpolate_factors(mantissa: Tensor, exponent: Tensor, geometry: GridGeometry) -> Decoder:
     """Interpolate mantissa and exponent apart, then multiply: the paper authors' reading."""
     return FactorsDecoder(
-        mantissa=SpectrumDecoder.of_grid(mantissa, geometry),
-        exponent=SpectrumDecoder.of_grid(exponent, geometry),
+        mantissa=PreparedGrid.of(mantissa, geometry.oversampling),
+        exponent=PreparedGrid.of(exponent, geometry.oversampling),
     )
 
 
@@ -197,4 +176,4 @@ class HartleyVolume(nn.Module):
     @torch.no_grad()
     def frozen(self) -> Decoder:
         """The volume as it is now, without gradients: made once, sliced many times."""
-        return self._interpolation(self.mantissa, self.exponent, self.geometry)
+        return self._interpolation(self.mantissa.clone(), self.exponent.clone(), self.geometry)
