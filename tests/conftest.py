@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Triton reads this when it is first imported: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RELION_MISSING = "RELION is not installed (Debian: apt-get install relion)"
 RELION_TIMEOUT_S = 300

@@ -60,6 +60,21 @@ class PoseSweep:
     """``J' J``, the Gauss-Newton matrix."""
 
 
+def sweep_of_sums(sums: Float[Tensor, "hypothesis sum"], n_parameters: int) -> PoseSweep:
+    """Unpack residual, power, gradient and upper triangle, in this order."""
+    triangle = sums[:, 2 + n_parameters :]
+    curvature = sums.new_empty(sums.shape[0], n_parameters, n_parameters)
+    row, column = torch.triu_indices(n_parameters, n_parameters, device=sums.device)
+    curvature[:, row, column] = triangle
+    curvature[:, column, row] = triangle
+    return PoseSweep(
+        residual=sums[:, 0],
+        power=sums[:, 1],
+        gradient=sums[:, 2 : 2 + n_parameters],
+        curvature=curvature,
+    )
+
+
 @runtime_checkable
 class SliceKernels(Protocol):
     """Slicing and its derivatives.

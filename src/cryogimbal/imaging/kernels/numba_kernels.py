@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.imaging.kernels import numba_loops, numba_spread, numba_sweeps
-from cryogimbal.imaging.kernels.contract import Hypotheses, PoseSweep, SlicePoints
+from cryogimbal.imaging.kernels.contract import Hypotheses, PoseSweep, SlicePoints, sweep_of_sums
 
 NAME = "numba"
 
@@ -145,22 +145,7 @@ def sweep(
             )
 
     _share(rotation.shape[0], turn_only if shift is None else turn_and_shift)
-    return _sweep_of(out, n_parameters)
-
-
-def _sweep_of(sums: Tensor, n_parameters: int) -> PoseSweep:
-    """Unpack residual, power, gradient and upper triangle."""
-    triangle = sums[:, 2 + n_parameters :]
-    curvature = sums.new_empty(sums.shape[0], n_parameters, n_parameters)
-    row, column = torch.triu_indices(n_parameters, n_parameters)
-    curvature[:, row, column] = triangle
-    curvature[:, column, row] = triangle
-    return PoseSweep(
-        residual=sums[:, 0],
-        power=sums[:, 1],
-        gradient=sums[:, 2 : 2 + n_parameters],
-        curvature=curvature,
-    )
+    return sweep_of_sums(out, n_parameters)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
