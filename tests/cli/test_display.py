@@ -70,6 +70,7 @@ def test_head_usage_and_head_losses_are_kept(encoder_run: tuple[Path, str]) -> N
 def test_the_end_names_every_file(encoder_run: tuple[Path, str]) -> None:
     run, printed = encoder_run
     assert "working box 24² at 8 Å (Nyquist 16 Å), shifts none, seed 0, cpu, 1 threads" in printed
+    assert "cpu, 1 threads, numba kernels" in printed
     for name in ("map.mrc", "particles.star", "summary.json", "figures"):
         assert f"  {run / name}  " in printed
     assert "they share their poses, so this is optimistic" in printed

@@ -46,6 +46,7 @@ def test_a_run_leaves_its_files(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert (summary["n_particles"], summary["working_box"]) == (N_PARTICLES, BOX)
     assert summary["half_map_poses"] == "shared"
+    assert summary["kernels"] == "numba"
 
 
 def test_evaluation_has_what_is_promised(

@@ -17,6 +17,7 @@ from cryogimbal.cli.prepare import PreparedInput, prepare
 from cryogimbal.cli.results import FILES, write_results
 from cryogimbal.cli.signals import StopSignals
 from cryogimbal.errors import InputError
+from cryogimbal.imaging.kernels.choice import kernels_for
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import Record, StepRecord, SwitchRecord
@@ -200,7 +201,8 @@ def _announce(console: Console, prepared: PreparedInput, config: ReconstructionC
         f"{len(stack):,} particles of {stack.box}² at {stack.pixel_size_angstrom:.4g} Å",
         f"working box {spectra.disc.box}² at {spectra.pixel_size_angstrom:.4g} Å "
         f"(Nyquist {2 * spectra.pixel_size_angstrom:.4g} Å), shifts {config.shifts}, "
-        f"seed {config.seed}, {spectra.device}, {torch.get_num_threads()} threads",
+        f"seed {config.seed}, {spectra.device}, {torch.get_num_threads()} threads, "
+        f"{kernels_for(spectra.device).NAME} kernels",
         *(f"warning: {text}" for text in prepared.table.warnings),
     ]
     for line in lines:
@@ -227,6 +229,7 @@ def _circumstances(
         "seed": config.seed,
         "device": str(prepared.spectra.device),
         "n_threads": torch.get_num_threads(),
+        "kernels": kernels_for(prepared.spectra.device).NAME,
         "peak_memory_mib": round(peak_mib),
         "warnings": list(prepared.table.warnings),
     }
