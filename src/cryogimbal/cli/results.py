@@ -7,8 +7,8 @@ import torch
 from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.imaging.model import ImageModel
-from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.slices import PreparedGrid
+from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.loss import loss_of, squared_residual
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun

@@ -2,11 +2,18 @@
 
 import math
 
+import numpy
+import scipy.ndimage
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.fourier.transforms import density_to_hartley, hartley_to_density
+
+# A support is drawn where the blurred density reaches this fraction of its strongest half percent.
+SUPPORT_LEVEL = 0.2
+SUPPORT_QUANTILE = 0.995
 
 
 def soft_sphere_mask(
@@ -30,3 +37,36 @@ def soft_sphere_mask(
     # An edge of no width would be 0 / 0 on the surface itself, which belongs to the sphere.
     way = (outside / max(edge_angstrom, torch.finfo(torch.float64).tiny)).clamp(0, 1)
     return ((1 + torch.cos(math.pi * way)) / 2).float()
+
+
+def soft_support_mask(
+    density: Float[Tensor, "box box box"],
+    within: Float[Tensor, "box box box"],
+    *,
+    blur_radius: float,
+    margin_voxels: float,
+    edge_voxels: float,
+) -> Float[Tensor, "box box box"]:
+    """Where a particle is: its blurred density above a level, widened, with a cosine edge.
+
+    Parameters
+    ----------
+    within
+        Mask that the support stays inside.
+    blur_radius
+        Cycles per box at which the blur ``exp(-(k / radius)^2)`` has fallen to 1/e.
+    margin_voxels
+        How far the support reaches beyond the level.
+    edge_voxels
+        Width of the edge outside of that.
+    """
+    radius = radius_grid(density.shape[-1], 3, device=density.device).to(density.dtype)
+    blur = torch.exp(-(radius / blur_radius).square())
+    blurred = hartley_to_density(density_to_hartley(density) * blur) * within
+    inside = blurred[within > 0.5].cpu().numpy()
+    level = SUPPORT_LEVEL * float(numpy.quantile(inside, SUPPORT_QUANTILE))
+    # The level is positive where there is a particle; an empty density keeps the whole mask.
+    solid = (blurred > level).cpu().numpy() if level > 0 else (within > 0.5).cpu().numpy()
+    outside = torch.from_numpy(scipy.ndimage.distance_transform_edt(~solid)) - margin_voxels
+    way = (outside / edge_voxels).clamp(0, 1)
+    return ((1 + torch.cos(math.pi * way)) / 2).to(within) * within

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.shells import radius_grid
+from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.slices import add_backprojection
 from cryogimbal.imaging.volume import GridGeometry
@@ -51,6 +52,19 @@ class SufficientStatistics:
         add_backprojection(
             (self.data, self.weight), (weighted_data, weight), rotation, disc, oversampling
         )
+
+    def add_hypotheses(
+        self,
+        batch: ParticleBatch,
+        hypotheses: Hypotheses,
+        share: Float[Tensor, " hypothesis"],
+        oversampling: int,
+    ) -> None:
+        """Add images at several rotations, each with a share of its image, in place."""
+        image = hypotheses.image
+        data = (batch.ctf * batch.observed)[image] * share[:, None]
+        weight = batch.ctf.square()[image] * share[:, None]
+        self.add_slices(data, weight, hypotheses.rotation, batch.disc, oversampling)
 
     def add_images(
         self, batch: ParticleBatch, rotation: Float[Tensor, "batch 3 3"], oversampling: int

@@ -70,13 +70,10 @@ class PosteriorConfig:
     """Orientations that share a median image at first; falls to 1 (annealing by temperature)."""
     memory: float = 0.8
     """What earlier minibatches still count, per step."""
-    final_n_side: Literal[1, 2, 4, 8, 16] = 8
-    """Resolution of the grid on which every image is searched at the end."""
-    final_radii: tuple[Radius, ...] = (8.0, 10.0, 12.0)
-    """Band limits of the last searches; the map is made anew from all images before each but the
-    first, up to that search's limit. Raises images off wrong modes as the resolution grows."""
-    tile: int = 1024
-    """Images per matrix product."""
+    mode_n_side: Literal[1, 2, 4, 8, 16] = 8
+    """Resolution of the grid on which the modes of every image are looked for at the end."""
+    memory_mib: int = 512
+    """Memory in MiB that scores of images against orientations may take at a time."""
 
     def __post_init__(self) -> None:
         _require(self.max_starts >= 1, "posterior.max-starts", "at least 1", self.max_starts)
@@ -92,14 +89,8 @@ class PosteriorConfig:
         _require(
             self.start_sharing >= 1, "posterior.start-sharing", "at least 1", self.start_sharing
         )
-        _require(
-            len(self.final_radii) > 0 and min(self.final_radii) >= 1,
-            "posterior.final-radii",
-            "one or more band limits of at least 1",
-            self.final_radii,
-        )
         _require(0 <= self.memory < 1, "posterior.memory", "0 to below 1", self.memory)
-        _require(self.tile >= 1, "posterior.tile", "at least 1", self.tile)
+        _require(self.memory_mib >= 1, "posterior.memory-mib", "at least 1", self.memory_mib)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,14 +206,22 @@ class AutoEncodingConfig:
 class AutoDecodingConfig:
     """Stage 2: every image's own pose, in alternation with the volume."""
 
-    epochs: int = 12
-    """Passes over the images."""
-    batch_size: int = 256
+    epochs: int = 10
+    """Passes over the images while the band limit grows and after; held passes come on top."""
+    batch_size: int = 1024
     """Images per step."""
-    pose_steps: int = 5
-    """Pose steps per volume step."""
+    hypotheses: int = 4
+    """Most poses kept alive per image until the resolution tells them apart."""
+    held_epochs: int = 15
+    """Most passes at one band limit while images still change over between their hypotheses."""
+    settled: float = 0.01
+    """Mean share of an image's weight that changes over, below which the band limit grows on."""
+    pose_steps: int = 2
+    """Pose steps per visit of an image."""
+    optimiser: Literal["gauss_newton", "adam"] = "gauss_newton"
+    """Damped Gauss-Newton steps of every hypothesis, or Adam (the paper) on one pose per image."""
     pose_rate: float = 0.03
-    """Adam's rate for rotation vectors, in radians."""
+    """Adam's rate for rotation vectors, in radians; Gauss-Newton needs none."""
     pose_rate_end: float | None = 0.001
     """Rate of the last epoch, reached by a cosine; none: constant."""
     volume_step: Literal["closed_form", "adam"] = "closed_form"
@@ -231,12 +230,21 @@ class AutoDecodingConfig:
     """Adam's rate for mantissa and exponent; unused by the closed form."""
     loss: Literal["squared", "modulus"] = "squared"
     """Residual: squared error (the paper) or modulus (the authors' code)."""
-    band: BandConfig = field(default_factory=lambda: BandConfig(start_radius=12.0, growth_epochs=8))
+    band: BandConfig = field(default_factory=lambda: BandConfig(start_radius=8.0, growth_epochs=7))
     """Band limit over the epochs."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "auto-decoding.epochs", "at least 1", self.epochs)
         _require(self.batch_size >= 1, "auto-decoding.batch-size", "at least 1", self.batch_size)
+        _require(self.hypotheses >= 1, "auto-decoding.hypotheses", "at least 1", self.hypotheses)
+        _require(self.held_epochs >= 0, "auto-decoding.held-epochs", "0 or more", self.held_epochs)
+        _require(0 < self.settled <= 1, "auto-decoding.settled", "above 0, at most 1", self.settled)
+        _require(
+            self.optimiser == "adam" or self.loss == "squared",
+            "auto-decoding.loss",
+            "squared, which Gauss-Newton steps need (or --auto-decoding.optimiser adam)",
+            self.loss,
+        )
         _require(self.pose_steps >= 1, "auto-decoding.pose-steps", "at least 1", self.pose_steps)
         _require(self.pose_rate > 0, "auto-decoding.pose-rate", "above 0", self.pose_rate)
         _require(self.volume_rate > 0, "auto-decoding.volume-rate", "above 0", self.volume_rate)
@@ -301,3 +309,9 @@ class ReconstructionConfig:
             self.max_particles,
         )
         _require(self.seed >= 0, "seed", "0 or more", self.seed)
+        _require(
+            self.auto_decoding.optimiser == "adam" or self.volume.interpolation == "product",
+            "volume.interpolation",
+            "product, which Gauss-Newton steps need (or --auto-decoding.optimiser adam)",
+            self.volume.interpolation,
+        )

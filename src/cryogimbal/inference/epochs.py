@@ -19,7 +19,7 @@ class EpochProgress:
     ) -> None:
         self.epoch = 0
         self._stage = stage
-        self._n_epochs = n_epochs
+        self.n_epochs = n_epochs
         self._n_images = n_images
         self._batch_size = batch_size
         self._seed = seed
@@ -50,7 +50,7 @@ class EpochProgress:
         return StepRecord(
             stage=self._stage,
             epoch=self.epoch,
-            n_epochs=self._n_epochs,
+            n_epochs=self.n_epochs,
             images_done=self._images_done,
             images_total=self._n_images,
             loss=float(loss.mean()),
@@ -64,7 +64,7 @@ class EpochProgress:
         record = EpochRecord(
             stage=self._stage,
             epoch=self.epoch,
-            n_epochs=self._n_epochs,
+            n_epochs=self.n_epochs,
             images_total=self._n_images,
             loss=self._loss_sum / max(1, self._images_done),
             pose_change_median_deg=change,
@@ -79,6 +79,7 @@ class EpochProgress:
         """The position and the sums so far."""
         return {
             "epoch": self.epoch,
+            "n_epochs": self.n_epochs,
             "position": self._position,
             "images_done": self._images_done,
             "loss_sum": self._loss_sum,
@@ -87,7 +88,7 @@ class EpochProgress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self.epoch = state["epoch"]
+        self.epoch, self.n_epochs = state["epoch"], state["n_epochs"]
         self._position = state["position"]
         self._images_done = state["images_done"]
         self._loss_sum = state["loss_sum"]

@@ -1,4 +1,4 @@
-"""Poses from a map and a map from poses, for all images at once: what the search alternates."""
+"""Maps from poses, for all images at once, and maps brought to the scale of the images."""
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
-from cryogimbal.inference.posterior import most_probable
 from cryogimbal.rotations import rotation_grid
 
 # At the few cycles per box of the search an unpadded grid is exact enough, and eight times smaller.
@@ -43,29 +42,6 @@ def density_of_poses(
         batch = spectra.batch(index, geometry.radius)
         statistics.add_images(batch, rotation[index], geometry.oversampling)
     return solve_lightly(statistics, geometry)
-
-
-def search_poses(
-    spectra: ParticleSpectra,
-    density: Float[Tensor, "box box box"],
-    config: PosteriorConfig,
-    radius: float,
-) -> tuple[Float[Tensor, "particle 3 3"], Float[Tensor, " particle"]]:
-    """For every image the most probable orientation of the finer grid, and its residual.
-
-    ``radius`` is the band limit in cycles per box.
-    """
-    radius = min(radius, spectra.disc.radius)
-    geometry = GridGeometry(box=spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
-    orientations = rotation_grid(config.final_n_side).to(spectra.device)
-    disc = spectra.disc.truncate(radius)
-    slices = central_slices(geometry.grid_of_density(density), orientations, disc, OVERSAMPLING)
-    best, loss = [], []
-    for index in _tiles(spectra, config.tile):
-        found = most_probable(spectra.batch(index, radius), slices)
-        best.append(found[0])
-        loss.append(found[1])
-    return orientations[torch.cat(best)], torch.cat(loss)
 
 
 def _tiles(spectra: ParticleSpectra, size: int) -> tuple[Tensor, ...]:

@@ -1,72 +1,136 @@
-"""One pose per image, moved directly, with its own optimiser state."""
+"""The poses of all images: one each, or several hypotheses while an image leaves them open."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
-from cryogimbal.imaging.model import ParticleBatch
-from cryogimbal.rotations import polish_rotation, rotvec_to_rotation
+from cryogimbal.imaging.kernels.contract import Hypotheses
 
-FIRST_DECAY = 0.9
-SECOND_DECAY = 0.999
-EPSILON = 1e-8
+# Posterior weight below which a hypothesis is dropped for good (log-odds of 14).
+DROP_BELOW = 1e-6
+# Hypotheses nearer than this to a better one have become the same.
+SAME_DEG = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """The hypotheses that are alive in some rows of a table, one after the other."""
+
+    hypotheses: Hypotheses
+    slot: Int[Tensor, " hypothesis"]
+    """Column of the table."""
 
 
 @dataclass(kw_only=True)
 class PoseTable:
-    """Rotations of all images and Adam's moments of each; only rows of a batch ever change.
+    """Rotations of all images, up to H hypotheses each, with their posterior weights.
 
-    A pose moves as ``R <- exp(w^) R`` and the rotation vector w starts again at 0 after each step
-    (the paper's supplement A), so moments live in the tangent space of the image frame.
+    A weight of 0 means that the hypothesis is dead; an image's weights sum to 1. Only rows of a batch
+    ever change.
     """
 
-    rotation: Float[Tensor, "particle 3 3"]
-    first_moment: Float[Tensor, "particle 3"]
-    second_moment: Float[Tensor, "particle 3"]
-    n_steps: Int[Tensor, " particle"]
+    rotation: Float[Tensor, "particle hypothesis 3 3"]
+    weight: Float[Tensor, "particle hypothesis"]
 
     @classmethod
     def starting_at(cls, rotation: Float[Tensor, "particle 3 3"]) -> "PoseTable":
-        """A table with fresh optimiser state."""
-        n = rotation.shape[0]
+        """One pose per image."""
         return cls(
-            rotation=rotation.clone(),
-            first_moment=rotation.new_zeros(n, 3),
-            second_moment=rotation.new_zeros(n, 3),
-            n_steps=torch.zeros(n, dtype=torch.long, device=rotation.device),
+            rotation=rotation[:, None].clone(),
+            weight=torch.ones(len(rotation), 1, device=rotation.device),
         )
 
-    def propose(self, batch: ParticleBatch) -> PoseHypotheses:
-        """The one pose of each image of the batch."""
-        return PoseHypotheses(rotation=self.rotation[batch.index][:, None])
+    @classmethod
+    def of_residuals(
+        cls,
+        rotation: Float[Tensor, "particle hypothesis 3 3"],
+        residual: Float[Tensor, "particle hypothesis"],
+    ) -> "PoseTable":
+        """Several poses per image, weighted by how well they fit (infinite: no pose)."""
+        return cls(rotation=rotation.clone(), weight=torch.softmax(-residual / 2, dim=1))
 
-    def adam_step(
-        self, index: Int[Tensor, " batch"], gradient: Float[Tensor, "batch 3"], rate: float
+    def best(self) -> Float[Tensor, "particle 3 3"]:
+        """The most probable pose of each image."""
+        return self._best_of(slice(None))
+
+    def best_of(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]:
+        """The most probable poses of some images."""
+        return self._best_of(index)
+
+    def propose(self, index: Int[Tensor, " batch"]) -> PoseHypotheses:
+        """The most probable pose of each image of a batch, as a pose source gives it."""
+        return PoseHypotheses(rotation=self.best_of(index)[:, None])
+
+    def alive(
+        self, index: Int[Tensor, " batch"], least_weight: float = 0.0
+    ) -> tuple[TableRows, Float[Tensor, " hypothesis"]]:
+        """Hypotheses of a batch above a weight, and their weights, which sum to 1 per image."""
+        weight = self.weight[index]
+        kept = weight > least_weight
+        image, slot = kept.nonzero(as_tuple=True)
+        rows = TableRows(
+            hypotheses=Hypotheses(rotation=self.rotation[index][image, slot], image=image),
+            slot=slot,
+        )
+        shares = torch.where(kept, weight, 0.0)
+        return rows, (shares / shares.sum(1, keepdim=True))[image, slot]
+
+    def update(
+        self,
+        index: Int[Tensor, " batch"],
+        rows: TableRows,
+        rotation: Float[Tensor, "hypothesis 3 3"],
+        residual: Float[Tensor, " hypothesis"],
+    ) -> Float[Tensor, " batch"]:
+        """Enter moved poses and what is left of their images; losers and doubles are dropped.
+
+        Returns how much of each image's weight has gone over to another hypothesis.
+        """
+        image = rows.hypotheses.image
+        self.rotation[index[image], rows.slot] = rotation
+        before = self.weight[index]
+        left = torch.full_like(before, torch.inf)
+        left[image, rows.slot] = residual
+        left = left.masked_fill(_doubles(self.rotation[index], left), torch.inf)
+        weight = torch.softmax(-left / 2, dim=1)
+        weight = torch.where(weight < DROP_BELOW, 0.0, weight)
+        weight = weight / weight.sum(1, keepdim=True)
+        self.weight[index] = weight
+        return (weight - before).abs().sum(1) / 2
+
+    def replace(
+        self,
+        index: Int[Tensor, " batch"],
+        rotation: Float[Tensor, "batch hypothesis 3 3"],
+        residual: Float[Tensor, "batch hypothesis"],
     ) -> None:
-        """Move the poses of a batch against the gradient in w (radians)."""
-        steps = self.n_steps[index] + 1
-        first = torch.lerp(gradient, self.first_moment[index], FIRST_DECAY)
-        second = torch.lerp(gradient.square(), self.second_moment[index], SECOND_DECAY)
-        unbiased_first = first / (1 - FIRST_DECAY**steps)[:, None]
-        unbiased_second = second / (1 - SECOND_DECAY**steps)[:, None]
-        rotvec = -rate * unbiased_first / (unbiased_second.sqrt() + EPSILON)
-        self.n_steps[index], self.first_moment[index] = steps, first
-        self.second_moment[index] = second
-        self.rotation[index] = polish_rotation(rotvec_to_rotation(rotvec) @ self.rotation[index])
+        """Give some images other hypotheses, as many as the table holds."""
+        self.rotation[index] = rotation
+        self.weight[index] = torch.softmax(-residual / 2, dim=1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, for a checkpoint."""
-        return {
-            "rotation": self.rotation,
-            "first_moment": self.first_moment,
-            "second_moment": self.second_moment,
-            "n_steps": self.n_steps,
-        }
+        return {"rotation": self.rotation, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, value.to(self.rotation.device))
+        device = self.rotation.device
+        self.rotation, self.weight = state["rotation"].to(device), state["weight"].to(device)
+
+    def _best_of(self, index: Tensor | slice) -> Tensor:
+        best = self.weight[index].argmax(dim=1)
+        return self.rotation[index].take_along_dim(best[:, None, None, None], dim=1)[:, 0]
+
+
+def _doubles(rotation: Tensor, residual: Tensor) -> Bool[Tensor, "batch hypothesis"]:
+    """Hypotheses that have come close to one that fits better."""
+    flat = rotation.flatten(2)
+    near = (flat @ flat.mT - 1) / 2 > math.cos(math.radians(SAME_DEG))
+    place = torch.arange(residual.shape[1], device=residual.device)
+    worse = residual[:, :, None] > residual[:, None, :]
+    tied = (residual[:, :, None] == residual[:, None, :]) & (place[:, None] > place)
+    return (near & (worse | tied)).any(dim=2)

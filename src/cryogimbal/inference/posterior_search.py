@@ -20,17 +20,15 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
-from cryogimbal.inference.grid_search import (
-    OVERSAMPLING,
-    density_of_poses,
-    search_poses,
-    solve_lightly,
-)
+from cryogimbal.inference.grid_search import OVERSAMPLING, solve_lightly
+from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.posterior import (
     Expectation,
     expectation,
+    fast_dtype,
+    joined,
     log_likelihoods,
-    most_probable,
+    residual_of,
     temperature_for,
 )
 from cryogimbal.inference.records import EpochRecord
@@ -73,8 +71,9 @@ class PosteriorSearch:
         self._config = config
         self._seed = seed
         self._grid = rotation_grid(config.n_side).to(spectra.device)
+        self._dtype = fast_dtype(spectra.device)
+        self._budget = MemoryBudget.of_mebibytes(config.memory_mib)
         self._step = 0
-        self._n_sharpened = 0
         self._statistics: SufficientStatistics | None = None
         self._density: Tensor | None = None
         self._finished: list[Start] = []
@@ -89,12 +88,10 @@ class PosteriorSearch:
         """From where the stage stands to its end; it may be stopped after any record."""
         while not self._has_enough_starts():
             yield self._iterate()
-        while self._n_sharpened < self._n_passes():
-            yield self._sharpen(self._n_sharpened)
 
     def reason(self) -> str:
         """Why the stage ended."""
-        n, radius = len(self._finished), self._config.final_radii[-1]
+        n, radius = len(self._finished), self._config.end_radius
         if n == 1:
             verdict = "the only random start"
         elif self._two_best_agree():
@@ -109,7 +106,6 @@ class PosteriorSearch:
         statistics = self._statistics
         return {
             "step": self._step,
-            "n_sharpened": self._n_sharpened,
             "density": self._density,
             "data": None if statistics is None else statistics.data,
             "weight": None if statistics is None else statistics.weight,
@@ -119,7 +115,7 @@ class PosteriorSearch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         device = self._spectra.device
-        self._step, self._n_sharpened = state["step"], state["n_sharpened"]
+        self._step = state["step"]
         self._density = None if state["density"] is None else state["density"].to(device)
         self._finished = [
             Start(**{**start, "density": start["density"].to(device)})
@@ -142,9 +138,9 @@ class PosteriorSearch:
         geometry = self._geometry(radius)
         grid = geometry.grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
-        sample = log_likelihoods(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices)
+        sample = log_likelihoods(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
         temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
-        found = expectation(batch, slices, temperature=temperature, tile=self._config.tile)
+        found = self._expect(batch, slices, temperature)
         self._maximise(found, batch, geometry)
         self._step += 1
         if in_start + 1 == self._config.iterations:
@@ -152,19 +148,27 @@ class PosteriorSearch:
         sharing = float(found.effective_orientations.median())
         return self._record(found.loss, radius, sharing)
 
+    def _expect(self, batch: ParticleBatch, slices: Tensor, temperature: float) -> Expectation:
+        """Expectation step of a minibatch, as many images at a time as the budget holds."""
+        at_once = self._budget.images_at_once(len(batch.index), *slices.shape)
+        parts = [
+            expectation(
+                batch.rows(slice(first, first + at_once)),
+                slices,
+                temperature=temperature,
+                dtype=self._dtype,
+            )
+            for first in range(0, len(batch.index), at_once)
+        ]
+        return joined(parts)
+
     def _finish_start(self) -> None:
         """Score the density on images that are the same for every start; keep the best."""
-        index = self._minibatch("score")
         radius = min(self._config.end_radius, self._spectra.disc.radius)
-        geometry = self._geometry(radius)
-        batch = self._spectra.batch(index, radius)
-        grid = geometry.grid_of_density(self.density())
+        batch = self._spectra.batch(self._minibatch("score"), radius)
+        grid = self._geometry(radius).grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
-        losses = [
-            most_probable(batch.rows(slice(first, first + self._config.tile)), slices)[1]
-            for first in range(0, len(index), self._config.tile)
-        ]
-        loss = float(torch.cat(losses).mean())
+        loss = float(residual_of(batch, log_likelihoods(batch, slices).max(dim=1).values).mean())
         nothing = float(batch.observed.square().mean())
         self._finished.append(Start(density=self.density(), loss=loss, explained=nothing - loss))
         self._density = self._statistics = None
@@ -180,19 +184,6 @@ class PosteriorSearch:
         if len(explained) < 2:
             return False
         return explained[0] - explained[1] < self._config.agreement * explained[0]
-
-    def _n_passes(self) -> int:
-        return len(self._config.final_radii) - 1
-
-    def _sharpen(self, number: int) -> EpochRecord:
-        """Best orientation of every image on the fine grid, and a map of all images from them."""
-        radii = [min(radius, self._spectra.disc.radius) for radius in self._config.final_radii]
-        rotation, loss = search_poses(self._spectra, self.density(), self._config, radii[number])
-        geometry = self._geometry(radii[number + 1])
-        density = density_of_poses(self._spectra, rotation, geometry, self._config.tile)
-        self._density = density * self._mask
-        self._n_sharpened += 1
-        return self._record(loss, radii[number], None)
 
     def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
         """Fade what earlier minibatches said, add this one, and solve."""
@@ -230,15 +221,15 @@ class PosteriorSearch:
         smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
         return smooth * (blurred.std() / smooth.std())
 
-    def _record(self, loss: Tensor, radius: float, sharing: float | None) -> EpochRecord:
+    def _record(self, loss: Tensor, radius: float, sharing: float) -> EpochRecord:
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
         n_steps = self._config.max_starts * self._config.iterations
         if self._has_enough_starts():
             n_steps = self._step
         return EpochRecord(
             stage=NAME,
-            epoch=self._step + self._n_sharpened - 1,
-            n_epochs=n_steps + self._n_passes(),
+            epoch=self._step - 1,
+            n_epochs=n_steps,
             images_total=len(loss),
             loss=float(loss.mean()),
             radius=radius,

@@ -43,7 +43,9 @@ def _cryospin() -> ReconstructionConfig:
         auto_decoding=AutoDecodingConfig(
             epochs=13,
             batch_size=64,
+            hypotheses=1,
             pose_steps=5,
+            optimiser="adam",
             pose_rate=0.05,
             pose_rate_end=None,
             volume_step="adam",

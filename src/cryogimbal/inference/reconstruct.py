@@ -28,11 +28,15 @@ from cryogimbal.inference.auto_decoding import AutoDecoding
 from cryogimbal.inference.auto_encoding import AutoEncoding, best_encoder_poses
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
-from cryogimbal.inference.grid_search import density_of_poses, scaled_to_images, search_poses
+from cryogimbal.inference.grid_search import density_of_poses, scaled_to_images
 from cryogimbal.inference.loss import residual_named
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import ModeSearch, find_modes
+from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
 from cryogimbal.inference.records import Record, SwitchRecord
+from cryogimbal.inference.rescue import OutlierSearch
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.inference.volume_update import (
     AdamVolumeUpdate,
@@ -124,7 +128,7 @@ class ReconstructionRun:
         if not isinstance(self._stage, AutoDecoding):
             raise RuntimeError(f"the run is still in {self._stage.name}")
         return Reconstruction(
-            rotation=self._stage.table.rotation.cpu(),
+            rotation=self._stage.table.best().cpu(),
             density=DensityMap(
                 values=self._volume.density().cpu(),
                 voxel_size_angstrom=self._spectra.pixel_size_angstrom,
@@ -143,9 +147,8 @@ class ReconstructionRun:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of a run with the same images and options."""
         if state["stage"] == AutoDecoding.name:
-            nowhere = torch.eye(3, device=self._spectra.device).repeat(len(self._spectra), 1, 1)
             self._volume = self._decoding_volume()
-            self._stage = self._auto_decoding(nowhere)
+            self._stage = self._auto_decoding(self._blank_table(state["state"]["table"]))
         self._volume.load_state_dict(state["volume"])
         self._stage.load_state_dict(state["state"])
 
@@ -156,11 +159,10 @@ class ReconstructionRun:
         if start.rotation is not None:
             rotation = start.rotation.to(self._spectra.device)
             self._enter(self._density_of_poses(rotation) if density is None else density)
-            return self._auto_decoding(rotation)
+            return self._auto_decoding(PoseTable.starting_at(rotation))
         if density is not None:
             self._enter(density)
-            rotation, _ = search_poses(self._spectra, density, config, config.end_radius)
-            return self._auto_decoding(rotation)
+            return self._auto_decoding(self._table_of_modes(density))
         searched = self._spectra.subset(self._searched_particles())
         if self._config.start == "encoder":
             return self._auto_encoding(searched)
@@ -176,12 +178,30 @@ class ReconstructionRun:
             if following.geometry != self._volume.geometry:
                 density, self._volume = self._volume.density(), following
                 self._enter(density)
-            return self._auto_decoding(rotation)
+            return self._auto_decoding(PoseTable.starting_at(rotation))
         assert isinstance(stage, PosteriorSearch)
-        config = self._config.posterior
-        rotation, _ = search_poses(self._spectra, stage.density(), config, config.final_radii[-1])
         self._enter(stage.density())
-        return self._auto_decoding(rotation)
+        return self._auto_decoding(self._table_of_modes(stage.density()))
+
+    def _table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
+        """The best poses of every image, each a mode of its posterior."""
+        config = self._config.posterior
+        search = ModeSearch(
+            radius=config.end_radius,
+            n_side=config.mode_n_side,
+            n_modes=self._config.auto_decoding.hypotheses,
+        )
+        budget = MemoryBudget.of_mebibytes(config.memory_mib)
+        modes = find_modes(self._spectra, density, search, budget)
+        return PoseTable.of_residuals(modes.rotation, modes.residual)
+
+    def _blank_table(self, state: dict[str, Tensor]) -> PoseTable:
+        """A table of the size of one that was saved."""
+        device = self._spectra.device
+        return PoseTable(
+            rotation=torch.zeros_like(state["rotation"], device=device),
+            weight=torch.zeros_like(state["weight"], device=device),
+        )
 
     def _auto_encoding(self, searched: ParticleSpectra) -> AutoEncoding:
         config = self._config.auto_encoding
@@ -202,24 +222,34 @@ class ReconstructionRun:
             searched, encoder.to(searched.device), self._volume, config, self._config.seed
         )
 
-    def _auto_decoding(self, rotation: Float[Tensor, "particle 3 3"]) -> AutoDecoding:
+    def _auto_decoding(self, table: PoseTable) -> AutoDecoding:
+        config = self._config.auto_decoding
         return AutoDecoding(
             self._spectra,
-            PoseTable.starting_at(rotation.to(self._spectra.device)),
-            self._volume_update(),
-            self._config.auto_decoding,
+            table,
+            self._pose_steps(table),
+            self._volume_update(table),
+            config,
             self._config.seed,
         )
 
-    def _volume_update(self) -> VolumeUpdate:
+    def _pose_steps(self, table: PoseTable) -> PoseSteps:
+        config, pixel_size = self._config.auto_decoding, self._spectra.pixel_size_angstrom
+        if config.optimiser == "adam":
+            return AdamSteps(table, config.pose_steps, residual_named(config.loss), pixel_size)
+        outliers = OutlierSearch(self._spectra, self._volume, self._config.posterior)
+        return GaussNewtonSteps(table, config.pose_steps, outliers)
+
+    def _volume_update(self, table: PoseTable) -> VolumeUpdate:
         config, pixel_size = self._config.auto_decoding, self._spectra.pixel_size_angstrom
         if config.volume_step == "adam":
             residual = residual_named(config.loss)
             return AdamVolumeUpdate(self._volume, config.volume_rate, residual, pixel_size)
         generator = generator_for(self._config.seed, "half-sets")
         half = torch.randperm(len(self._spectra), generator=generator) % 2
-        half = half.to(self._spectra.device)
-        return ClosedFormVolumeUpdate(self._volume, self._mask, half, pixel_size)
+        return ClosedFormVolumeUpdate(
+            self._volume, self._spectra, table, half.to(self._spectra.device), self._mask
+        )
 
     def _decoding_volume(self) -> HartleyVolume:
         return self._new_volume(self._spectra.disc.radius, self._config.volume.oversampling)

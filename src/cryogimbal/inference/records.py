@@ -44,6 +44,12 @@ class EpochRecord:
     """Median number of orientations that share an image's posterior."""
     half_map_resolution_angstrom: float | None = None
     """Where the FSC of the two half-maps falls below 0.143; they share their poses."""
+    hypotheses_per_image: float | None = None
+    """Mean number of poses still alive per image."""
+    changed_over: float | None = None
+    """Mean share of an image's weight that went over to another of its hypotheses."""
+    searched_again: int | None = None
+    """Images that no hypothesis fitted and that were searched anew."""
 
 
 @dataclass(frozen=True, kw_only=True)

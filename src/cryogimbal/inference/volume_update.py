@@ -10,15 +10,26 @@ from torch import Tensor
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.evaluation.fsc import FscCurve, fourier_shell_correlation
+from cryogimbal.evaluation.masks import soft_support_mask
 from cryogimbal.imaging.backprojection import (
     SufficientStatistics,
     mean_weight_per_shell,
     solve_density,
 )
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
-from cryogimbal.imaging.volume import Decoder, HartleyVolume
+from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.volume import Decoder, GridGeometry, HartleyVolume
 from cryogimbal.inference.loss import Residual, loss_of
+from cryogimbal.inference.pose_table import PoseTable
 
+# Posterior weight below which a hypothesis leaves nothing in the map.
+LEAST_SHARE = 1e-3
+IMAGES_AT_ONCE = 2048
+# From this band limit on (cycles per box) a map shows where the particle is.
+SUPPORT_FROM_RADIUS = 8.0
+SUPPORT_BLUR_RADIUS = 8.0
+SUPPORT_MARGIN_BOX = 1 / 24
+SUPPORT_EDGE_VOXELS = 3.0
 # A correlation of exactly 0 or 1 would mean no signal or no noise at all.
 CORRELATION_RANGE = (0.005, 0.995)
 
@@ -41,7 +52,11 @@ class VolumeUpdate(Protocol):
         ...
 
     def finish_epoch(self, radius: float) -> None:
-        """All images have been seen up to this band limit."""
+        """All images have been seen; the next epoch's band limit is given."""
+        ...
+
+    def finish_stage(self, radius: float) -> None:
+        """The last epoch is over."""
         ...
 
     def state_dict(self) -> dict[str, object]:
@@ -80,6 +95,9 @@ class AdamVolumeUpdate:
     def finish_epoch(self, radius: float) -> None:
         """Nothing is left to do."""
 
+    def finish_stage(self, radius: float) -> None:
+        """Nothing is left to do."""
+
     def state_dict(self) -> dict[str, object]:
         """Adam's moments."""
         return {"optimiser": self._optimiser.state_dict()}
@@ -90,25 +108,29 @@ class AdamVolumeUpdate:
 
 
 class ClosedFormVolumeUpdate:
-    """Regularised back-projection at the end of each epoch.
+    """Regularised back-projection at the end of each epoch, every hypothesis with its weight.
 
     Images are split in two halves. The FSC of the half-maps tells each shell's signal-to-noise ratio,
     which is the Wiener filter of the joint map. The halves share their poses, so the FSC is a
-    regulariser and an optimistic resolution, not a gold standard.
+    regulariser and an optimistic resolution, not a gold standard. Once the density shows where the
+    particle is, what lies outside is masked away between epochs: less noise in the map means fewer
+    images on wrong poses. The last map is made within the given mask alone.
     """
 
     def __init__(
         self,
         volume: HartleyVolume,
-        mask: Float[Tensor, "box box box"],
+        spectra: ParticleSpectra,
+        table: PoseTable,
         half: Int[Tensor, " particle"],
-        voxel_size_angstrom: float,
+        mask: Float[Tensor, "box box box"],
     ) -> None:
         self._volume = volume
-        self._mask = mask
+        self._spectra = spectra
+        self._table = table
         self._half = half
-        self._voxel_size_angstrom = voxel_size_angstrom
-        self._statistics = self._nothing()
+        self._mask = mask
+        self._support = mask
         self._decoder: Decoder | None = None
         self.half_map_fsc: FscCurve | None = None
 
@@ -119,54 +141,65 @@ class ClosedFormVolumeUpdate:
         return self._decoder
 
     def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
-        """Add the batch to the sums of its halves."""
-        rotation, half = poses.rotation[:, 0], self._half[batch.index]
-        for number in (0, 1):
-            chosen = (half == number).nonzero()[:, 0]
-            self._statistics[number].add_images(
-                batch.rows(chosen), rotation[chosen], self._volume.geometry.oversampling
-            )
+        """Nothing: all images are taken together at the end of the epoch."""
 
     def finish_epoch(self, radius: float) -> None:
-        """Solve for the volume, which then holds nothing beyond the band limit."""
-        density, self.half_map_fsc = solve_with_halves(
-            self._statistics, self._volume, self._mask, self._voxel_size_angstrom
-        )
-        # The mask leaks a little past the band limit, where nothing has been measured.
-        self.half_map_fsc = band_limited_fsc(self.half_map_fsc, radius)
-        self._volume.set_spectrum(self._volume.geometry.grid_of_density(density))
-        self._statistics, self._decoder = self._nothing(), None
+        """Solve for the volume, which then reaches the next epoch's band limit."""
+        density = self._solve(radius, self._support)
+        if radius >= SUPPORT_FROM_RADIUS:
+            box = density.shape[-1]
+            self._support = soft_support_mask(
+                density,
+                self._mask,
+                blur_radius=SUPPORT_BLUR_RADIUS,
+                margin_voxels=box * SUPPORT_MARGIN_BOX,
+                edge_voxels=SUPPORT_EDGE_VOXELS,
+            )
+
+    def finish_stage(self, radius: float) -> None:
+        """Solve for the volume that is kept."""
+        self._solve(radius, self._mask)
 
     def state_dict(self) -> dict[str, object]:
-        """Sums of the unfinished epoch."""
+        """Where the particle is, and the last FSC."""
         fsc = self.half_map_fsc
         return {
-            "statistics": [{"data": s.data, "weight": s.weight} for s in self._statistics],
+            "support": self._support,
             "half_map_correlation": None if fsc is None else fsc.correlation,
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Continue with the sums of a checkpoint."""
-        sums, correlation = state["statistics"], state["half_map_correlation"]
-        assert isinstance(sums, list)
-        self._statistics = [
-            SufficientStatistics(
-                data=one["data"].to(self._mask.device), weight=one["weight"].to(self._mask.device)
-            )
-            for one in sums
-        ]
+        """Continue from a checkpoint."""
+        support, correlation = state["support"], state["half_map_correlation"]
+        assert isinstance(support, Tensor)
+        self._support = support.to(self._mask.device)
         self._decoder = None
         if isinstance(correlation, Tensor):
             self.half_map_fsc = FscCurve(
                 box=self._mask.shape[-1],
-                voxel_size_angstrom=self._voxel_size_angstrom,
+                voxel_size_angstrom=self._spectra.pixel_size_angstrom,
                 correlation=correlation,
                 poses="shared",
             )
 
-    def _nothing(self) -> list[SufficientStatistics]:
-        geometry, device = self._volume.geometry, self._mask.device
-        return [SufficientStatistics.zeros(geometry, device) for _ in range(2)]
+    def _solve(self, radius: float, mask: Tensor) -> Float[Tensor, "box box box"]:
+        geometry = replace(self._volume.geometry, radius=radius)
+        halves = [self._sums(geometry, number) for number in (0, 1)]
+        density, fsc = solve_with_halves(halves, geometry, mask, self._spectra.pixel_size_angstrom)
+        # The mask leaks a little past the band limit, where nothing has been measured.
+        self.half_map_fsc = band_limited_fsc(fsc, radius)
+        self._volume.set_spectrum(self._volume.geometry.grid_of_density(density))
+        self._decoder = None
+        return density
+
+    def _sums(self, geometry: GridGeometry, number: int) -> SufficientStatistics:
+        """What the images of one half say, at the poses of the table."""
+        statistics = SufficientStatistics.zeros(geometry, self._mask.device)
+        for index in (self._half == number).nonzero()[:, 0].split(IMAGES_AT_ONCE):
+            batch = self._spectra.batch(index, geometry.radius)
+            rows, share = self._table.alive(index, LEAST_SHARE)
+            statistics.add_hypotheses(batch, rows.hypotheses, share, geometry.oversampling)
+        return statistics
 
 
 def band_limited_fsc(fsc: FscCurve, radius: float) -> FscCurve:
@@ -178,7 +211,7 @@ def band_limited_fsc(fsc: FscCurve, radius: float) -> FscCurve:
 
 def solve_with_halves(
     halves: list[SufficientStatistics],
-    volume: HartleyVolume,
+    geometry: GridGeometry,
     mask: Float[Tensor, "box box box"],
     voxel_size_angstrom: float,
 ) -> tuple[Float[Tensor, "box box box"], FscCurve]:
@@ -187,7 +220,6 @@ def solve_with_halves(
     With ``SSNR = 2 FSC / (1 - FSC)`` of the joint map, the prior's weight is the shell's mean weight
     over SSNR (Rosenthal and Henderson 2003; Scheres 2012).
     """
-    geometry = volume.geometry
     maps = []
     for half in halves:
         light_prior = 1e-3 * mean_weight_per_shell(half, geometry)

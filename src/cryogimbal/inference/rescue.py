@@ -1,0 +1,104 @@
+"""Images that no hypothesis fits are searched again over all orientations."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
+from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.volume import HartleyVolume
+from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import (
+    REFINEMENT_OVERSAMPLING,
+    ModeSearch,
+    find_modes,
+    prepared_density,
+)
+from cryogimbal.inference.pose_table import PoseTable
+
+# Robust standard deviations below the median image at which a fit counts as an outlier.
+OUTLIER_DEVIATIONS = 1.5
+# Standard deviation of a normal distribution over its median absolute deviation.
+NORMAL_OVER_MAD = 1.4826
+IMAGES_AT_ONCE = 1024
+
+
+# A search needs no more than this to tell modes apart (cycles per box).
+LARGEST_RADIUS = 12.0
+
+
+class OutlierSearch:
+    """Finds images that fit badly, and gives them new hypotheses."""
+
+    def __init__(
+        self, spectra: ParticleSpectra, volume: HartleyVolume, config: PosteriorConfig
+    ) -> None:
+        self._spectra = spectra
+        self._volume = volume
+        self._n_side = config.mode_n_side
+        self._budget = MemoryBudget.of_mebibytes(config.memory_mib)
+
+    def rescue(self, table: PoseTable, radius: float) -> int:
+        """Search outliers anew with the volume as it is; returns how many there were."""
+        search = ModeSearch(
+            radius=min(radius, LARGEST_RADIUS, self._spectra.disc.radius),
+            n_side=self._n_side,
+            n_modes=table.weight.shape[1],
+        )
+        return rescue_outliers(self._spectra, self._volume.density(), table, search, self._budget)
+
+
+def rescue_outliers(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    table: PoseTable,
+    search: ModeSearch,
+    budget: MemoryBudget,
+) -> int:
+    """Search the images whose best pose fits far worse than others' do; returns how many.
+
+    The pose that an image had stays among its hypotheses.
+    """
+    rotation = table.best()
+    index = misfits(spectra, density, rotation, search.radius)
+    if len(index) == 0:
+        return 0
+    chosen = spectra.subset(index)
+    modes = find_modes(chosen, density, search, budget)
+    fine = prepared_density(chosen, density, search.radius, REFINEMENT_OVERSAMPLING)
+    everything = torch.arange(len(index), device=index.device)
+    kept = rotation[index][:, None]
+    residual, _ = pose_fits(fine, hypotheses_of(kept), chosen.batch(everything, search.radius))
+    candidates = torch.cat([kept, modes.rotation], dim=1)
+    residuals = torch.cat([residual[:, None], modes.residual], dim=1)
+    best = residuals.topk(table.weight.shape[1], dim=1, largest=False)
+    table.replace(
+        index, candidates.take_along_dim(best.indices[:, :, None, None], dim=1), best.values
+    )
+    return len(index)
+
+
+def misfits(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    rotation: Float[Tensor, "particle 3 3"],
+    radius: float,
+) -> Int[Tensor, " outlier"]:
+    """Images of which their pose explains much less than it predicts.
+
+    With P the power of the prediction, the power explained at the right pose is P on average with
+    variance ``4 P`` (noise 1 per coefficient); at a wrong one it is far less, even negative. The
+    deviations are measured against the stack's own median and spread, for no scale is ever exact.
+    """
+    prepared = prepared_density(spectra, density, radius, REFINEMENT_OVERSAMPLING)
+    deviation = []
+    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
+        batch = spectra.batch(index, radius)
+        residual, power = pose_fits(prepared, hypotheses_of(rotation[index][:, None]), batch)
+        explained = batch.observed.square().sum(1) - residual
+        deviation.append((explained - power) / (2 * power.sqrt()))
+    deviations = torch.cat(deviation)
+    centred = deviations - deviations.median()
+    spread = NORMAL_OVER_MAD * centred.abs().median()
+    return (centred < -OUTLIER_DEVIATIONS * spread).nonzero()[:, 0]
