@@ -4,14 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cryogimbal.errors import InputError
+from cryogimbal.inference.config_checks import require as _require
 
 Radius = float
-
-
-def _require(holds: bool, option: str, expected: str, found: object) -> None:  # noqa: FBT001
-    if not holds:
-        raise InputError(f"--{option}: expected {expected}, found {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
