@@ -18,6 +18,8 @@ TITLES = {
     "posterior_search": "posterior search",
     "auto_encoding": "auto-encoding",
     "auto_decoding": "auto-decoding",
+    "head_training": "head training",
+    "pose_inference": "pose inference",
 }
 # The steps of the posterior search are short; one line for so many.
 POSTERIOR_LINE_EVERY = 10
@@ -106,6 +108,8 @@ class Display:
         ]
         if record.effective_orientations is not None:
             parts.append(f"{record.effective_orientations:.0f} orientations an image")
+        if record.head_error_median_deg is not None:
+            parts.append(f"best head {record.head_error_median_deg:.1f}° off")
         if record.pose_change_median_deg is not None:
             parts.append(f"poses turned {record.pose_change_median_deg:.2f}°")
         if record.head_usage is not None:

@@ -56,10 +56,15 @@ class EpochProgress:
             loss=float(loss.mean()),
         )
 
-    def finish_epoch(self, rotation: Float[Tensor, "particle 3 3"], **measured: Any) -> EpochRecord:
-        """Close the epoch; ``measured`` are the stage's own fields of the record."""
+    def finish_epoch(
+        self, rotation: Float[Tensor, "particle 3 3"] | None, **measured: Any
+    ) -> EpochRecord:
+        """Close the epoch; ``measured`` are the stage's own fields of the record.
+
+        A stage that moves no poses of the images gives none.
+        """
         change = None
-        if self._rotation_before is not None:
+        if self._rotation_before is not None and rotation is not None:
             change = float(geodesic_distance_deg(self._rotation_before, rotation).median())
         record = EpochRecord(
             stage=self._stage,

@@ -84,7 +84,7 @@ def find_modes(
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, radius)
         found = orientations[candidates[index]]
-        chosen = _distinct(found, search)
+        chosen = distinct(found, search.n_modes, search.separation_deg)
         modes = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
         refined, left = _refined(fine, batch, modes, search.spacing_rad)
         left = left.masked_fill(chosen < 0, torch.inf)
@@ -136,20 +136,24 @@ def _best_orientations(
     return index
 
 
-def _distinct(found: Tensor, search: ModeSearch) -> Int[Tensor, "batch mode"]:
+def distinct(
+    ranked: Float[Tensor, "batch candidate 3 3"], n: int, separation_deg: float
+) -> Int[Tensor, "batch mode"]:
     """Which candidates (best first) are modes: each farther than the separation from all before.
 
     -1 where no candidate is left.
     """
-    flat = found.flatten(2)
+    flat = ranked.flatten(2)
     # cos(angle) = (trace(A'B) - 1) / 2, and the trace is the sum over elements.
-    apart = (flat @ flat.mT - 1) / 2 < math.cos(math.radians(search.separation_deg))
-    free = torch.ones(found.shape[:2], dtype=torch.bool, device=found.device)
-    rows = torch.arange(len(found), device=found.device)
+    apart = (flat @ flat.mT - 1) / 2 < math.cos(math.radians(separation_deg))
+    free = torch.ones(ranked.shape[:2], dtype=torch.bool, device=ranked.device)
+    rows = torch.arange(len(ranked), device=ranked.device)
     chosen = []
-    for _ in range(search.n_modes):
+    for _ in range(n):
         first = free.int().argmax(dim=1)
         chosen.append(torch.where(free.any(dim=1), first, -1))
+        # Rounding must not leave a candidate apart from itself.
+        free[rows, first] = False
         free &= apart[rows, first]
     return torch.stack(chosen, dim=1)
 

@@ -29,7 +29,8 @@ class EpochRecord:
     n_epochs: int
     images_total: int
     loss: float
-    """Mean residual per coefficient over the epoch; pure noise gives 1 (squared error)."""
+    """Mean residual per coefficient over the epoch; pure noise gives 1 (squared error). In head
+    training: mean sine of half the angle between the best head and the known rotation."""
     radius: float
     """Band limit in cycles per box."""
     resolution_angstrom: float
@@ -40,6 +41,8 @@ class EpochRecord:
     """Fraction of images that each head won."""
     head_loss: tuple[float, ...] | None = None
     """Mean residual of each head over all images."""
+    head_error_median_deg: float | None = None
+    """Median angle between the best head and the known rotation of rendered images."""
     effective_orientations: float | None = None
     """Median number of orientations that share an image's posterior."""
     half_map_resolution_angstrom: float | None = None
