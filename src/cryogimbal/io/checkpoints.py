@@ -1,18 +1,14 @@
 """Checkpoints of a run: whole or absent, the last two kept, read without running code."""
 
-import io
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cryogimbal.errors import InputError
-from cryogimbal.io.atomic import disk_full, is_disk_full, write_atomically
+from cryogimbal.io.atomic import disk_full, is_disk_full
 from cryogimbal.io.run_folder import RunFolder
+from cryogimbal.io.tensor_files import read_tensors, write_tensors
 
 _KEPT_CHECKPOINTS = 2
 _CHECKPOINT_NAME = "checkpoint_*.pt"
@@ -40,12 +36,8 @@ def save_checkpoint(run: RunFolder, step: int, state: Mapping[str, Any]) -> Path
         # The lines that the state counts must not be lost after it is safe.
         with run.metrics.open("rb") as file:
             os.fsync(file.fileno())
-    # Through memory: torch reports a full disk as an error of its archive, not of the disk.
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
     try:
-        with write_atomically(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        write_tensors(path, state)
     except OSError as error:
         if is_disk_full(error):
             raise _checkpoint_did_not_fit(run, path) from error
@@ -87,21 +79,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
-    broken = InputError(
-        f"{path}: expected a checkpoint, found a broken file of {path.stat().st_size} bytes; "
-        "delete it and resume from the one before it"
+    return read_tensors(
+        path,
+        expected="a checkpoint",
+        advice="delete it and resume from the one before it",
     )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load itself does not compare the checksums that torch.save wrote.
-            if archive.testzip() is not None:
-                raise broken
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise broken from error
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: expected a checkpoint, found {type(state).__name__}")
-    return state
 
 
 def _checkpoint_did_not_fit(run: RunFolder, path: Path) -> OSError:

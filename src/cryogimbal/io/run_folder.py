@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "particles.star"
 
     @property
+    def encoder(self) -> Path:
+        """The encoder taught from the density, for new images."""
+        return self.path / "encoder.pt"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of states to resume from."""
         return self.path / "checkpoints"
@@ -76,7 +81,15 @@ def create_run_folder(path: Path, config_toml: str) -> RunFolder:
             f"{path}: expected a new folder, found another run (cryogimbal resume {path} continues "
             "it); choose another --out"
         )
-    written = (run.metrics, run.summary, run.evaluation, run.density, run.particles, run.figures)
+    written = (
+        run.metrics,
+        run.summary,
+        run.evaluation,
+        run.density,
+        run.particles,
+        run.encoder,
+        run.figures,
+    )
     for file in written:
         if file.exists():
             raise InputError(
