@@ -11,6 +11,7 @@ from rich.console import Console
 from cryogimbal import __version__
 from cryogimbal.cli.evaluate import Evaluate
 from cryogimbal.cli.fsc import Fsc
+from cryogimbal.cli.infer_poses import InferPoses
 from cryogimbal.cli.options import base_config
 from cryogimbal.cli.reconstruct import Reconstruct, reconstruct_with_defaults
 from cryogimbal.cli.resume import Resume
@@ -55,6 +56,7 @@ def _parse(arguments: list[str]) -> Any:
         "reconstruct": Reconstruct,
         "resume": Resume,
         "evaluate": Evaluate,
+        "infer-poses": InferPoses,
         "fsc": Fsc,
     }
     if arguments[:1] == ["reconstruct"]:

@@ -48,7 +48,7 @@ def prepare(
     box = config.working_box
     if box is None:
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
-    shift = _shifts(stack, table_path, config)
+    shift = centring_shifts(stack, table_path, config)
     spectra = read_spectra(
         stack,
         box,
@@ -89,9 +89,16 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def _shifts(
+def centring_shifts(
     stack: ParticleStack, table_path: Path, config: ReconstructionConfig
 ) -> Float[Tensor, "particle 2"]:
+    """Displacements that the images are to be centred by; zeros where they are taken as centred.
+
+    Raises
+    ------
+    InputError
+        If they are to be those of the table and it has none.
+    """
     if config.shifts == "none":
         return torch.zeros(len(stack), 2)
     if stack.given_shift_angstrom is None:

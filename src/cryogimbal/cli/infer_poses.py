@@ -1,0 +1,189 @@
+"""``cryogimbal infer-poses``: poses of new images by the encoder of a finished run."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+from torch import Tensor
+
+from cryogimbal.cli.display import Display
+from cryogimbal.cli.options import read_config
+from cryogimbal.cli.prepare import FIELD_OF_VIEW_TOLERANCE, centring_shifts, device_named
+from cryogimbal.cli.taught_encoder import TaughtEncoder, read_encoder
+from cryogimbal.data.particles import ParticleStack
+from cryogimbal.data.poses import PoseSet
+from cryogimbal.errors import InputError
+from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES
+from cryogimbal.imaging.spectra import ParticleSpectra, read_spectra
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.config_heads import PoseInferenceConfig
+from cryogimbal.inference.pose_inference import infer_poses
+from cryogimbal.inference.records import StepRecord
+from cryogimbal.io.mrc import read_density
+from cryogimbal.io.run_folder import RunFolder, open_run_folder
+from cryogimbal.io.star import read_particles
+from cryogimbal.io.star_write import write_particles
+from cryogimbal.rotations import geodesic_distance_deg
+
+STAGE = "pose_inference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferPoses:
+    """Poses of new images of a particle whose map is known: no training, no search."""
+
+    input: Annotated[Path, tyro.conf.Positional]
+    """Particles: a STAR file of RELION 3.0, 3.1, 4 or 5."""
+    run_folder: Annotated[Path, tyro.conf.arg(name="run")]
+    """Folder of a finished run that has an encoder."""
+    out: Path
+    """The input table with the poses found, made new."""
+    image_root: Path | None = None
+    """Where to look for image stacks beside the usual places."""
+    direct_steps: int = PoseInferenceConfig.direct_steps
+    """Gauss-Newton steps of each image after the encoder; 0: its best head as it is."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+    def run(self) -> None:
+        """Execute the command.
+
+        Raises
+        ------
+        InputError
+            If the run has no encoder or is not finished, the particles are not like its own, or the
+            table to be written is there already.
+        """
+        began = time.monotonic()
+        options = PoseInferenceConfig(direct_steps=self.direct_steps)
+        run = _finished(self.run_folder)
+        self._check_paths()
+        taught = read_encoder(run)
+        device = device_named(self.device)
+        stack, table = read_particles(self.input, self.image_root)
+        _require_same_width(self.input, stack, taught)
+        config = read_config(run.config, ReconstructionConfig())
+        shift = centring_shifts(stack, self.input, config)
+        spectra = read_spectra(
+            stack,
+            taught.encoder.disc.box,
+            particle_diameter_angstrom=taught.particle_diameter_angstrom,
+            centring_shift_angstrom=shift if bool(shift.any()) else None,
+            device=device,
+        )
+        density = _density_of(run, taught).to(device)
+        console = Console(highlight=False, soft_wrap=True)
+        _announce(console, stack, taught, run)
+        rotation, told = _poses(console, taught, density, spectra, options)
+        poses = PoseSet(rotation=rotation, shift_angstrom=shift)
+        write_particles(self.out, table, poses)
+        seconds = time.monotonic() - began
+        console.print(
+            f"{len(stack):,} poses in {seconds:.1f} s ({len(stack) / seconds:,.0f} images/s, reading "
+            f"included); {told}",
+            markup=False,
+        )
+        console.print(f"  {self.out}  the input table with the poses found", markup=False)
+
+    def _check_paths(self) -> None:
+        if self.out.exists():
+            raise InputError(f"{self.out}: expected a new file, found one; choose another --out")
+        if not self.out.absolute().parent.is_dir():
+            raise InputError(
+                f"{self.out}: the folder {self.out.absolute().parent} does not exist; create it first"
+            )
+        if not self.input.is_file():
+            raise InputError(f"{self.input}: no such file; expected a STAR table of particles")
+
+
+def _finished(path: Path) -> RunFolder:
+    run = open_run_folder(path)
+    if not run.summary.exists():
+        raise InputError(
+            f"{run.path}: expected a finished run, found no {run.summary.name}; "
+            f"cryogimbal resume {run.path} finishes it"
+        )
+    return run
+
+
+def _require_same_width(path: Path, stack: ParticleStack, taught: TaughtEncoder) -> None:
+    box, expected = taught.encoder.disc.box, taught.width_angstrom
+    found = stack.box * stack.pixel_size_angstrom
+    if abs(found / expected - 1) > FIELD_OF_VIEW_TOLERANCE:
+        wanted = round(expected / stack.pixel_size_angstrom)
+        raise InputError(
+            f"{path}: expected images as wide as the run's ({expected:.5g} Å), found {found:.5g} Å "
+            f"({stack.box} pixels of {stack.pixel_size_angstrom:.5g} Å); extract the particles anew "
+            f"with a box of {wanted} pixels"
+        )
+    if stack.box < box:
+        raise InputError(
+            f"{path}: expected images of at least the run's working box of {box} pixels, found "
+            f"{stack.box}; extract the particles anew with less binning"
+        )
+
+
+def _density_of(run: RunFolder, taught: TaughtEncoder) -> Float[Tensor, "box box box"]:
+    if not run.density.is_file():
+        raise InputError(f"{run.path}: expected a finished run, found no {run.density.name}")
+    density = read_density(run.density)
+    if density.box != taught.encoder.disc.box:
+        raise InputError(
+            f"{run.density}: expected the map of {taught.encoder.disc.box}³ voxels that the encoder "
+            f"was taught from, found {density.box}³; the file was changed"
+        )
+    return density.values
+
+
+def _announce(
+    console: Console, stack: ParticleStack, taught: TaughtEncoder, run: RunFolder
+) -> None:
+    encoder = taught.encoder
+    lines = [
+        f"{len(stack):,} particles of {stack.box}² at {stack.pixel_size_angstrom:.4g} Å",
+        f"encoder of {run.path}: {encoder.config.n_heads} heads for each of {N_SYMMETRIES} turned and "
+        f"mirrored copies of an image, seen to {taught.width_angstrom / encoder.disc.radius:.3g} Å",
+    ]
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _poses(
+    console: Console,
+    taught: TaughtEncoder,
+    density: Tensor,
+    spectra: ParticleSpectra,
+    options: PoseInferenceConfig,
+) -> tuple[Float[Tensor, "particle 3 3"], str]:
+    """Rotations of all images on the CPU, and what to tell of them."""
+    found, loss_sum = [], 0.0
+    done = 0
+    with Display(console) as display:
+        encoder = taught.encoder.to(spectra.device)
+        for batch in infer_poses(encoder, density, spectra, options):
+            found.append(batch)
+            done += len(batch.index)
+            loss_sum += float(batch.residual.sum())
+            display.show(
+                StepRecord(
+                    stage=STAGE,
+                    epoch=0,
+                    n_epochs=1,
+                    images_done=done,
+                    images_total=len(spectra),
+                    loss=loss_sum / done,
+                )
+            )
+    rotation = torch.cat([batch.rotation for batch in found]).cpu()
+    heads = torch.cat([batch.head_rotation for batch in found]).cpu()
+    turned = float(geodesic_distance_deg(rotation, heads).median())
+    told = (
+        f"{options.direct_steps} direct steps turned them by {turned:.1f}° (median) from the best "
+        f"head; mean residual {loss_sum / done:.4f} (pure noise: 1)"
+    )
+    return rotation, told
