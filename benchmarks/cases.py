@@ -1,0 +1,32 @@
+"""The stacks that the benchmarks run on, made once each by ``cryogimbal simulate``."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from records import REPOSITORY
+
+DATA = "$CRYOGIMBAL_TEST_DATA"
+CASES = {
+    "70s": f"{DATA}/atomic/4V5A_assembly1_70S.cif.gz --box 64 --pixel-size 5"
+    " --n-particles 5000 --snr 0.1",
+    "hsp90": f"{DATA}/atomic/2cg9.pdb.gz --box 64 --pixel-size 3 --n-particles 5000 --snr 0.1",
+    "spike": f"{DATA}/atomic/6vyb.pdb.gz --box 64 --pixel-size 4.26 --n-particles 5000 --snr 0.1",
+    "phantom": "asymmetric --box 32 --pixel-size 8 --n-particles 2000 --snr 0.1",
+}
+
+
+def stack_folder(case: str, work: Path) -> Path:
+    """Folder with the stack of a case and its truth; simulated if it is not there yet."""
+    folder = work / case
+    if not (folder / "truth.mrc").exists():
+        data = Path(os.environ.get("CRYOGIMBAL_TEST_DATA", REPOSITORY / "../shared/data"))
+        source = CASES[case].replace(DATA, str(data.resolve()))
+        command("simulate", *source.split(), "--out", str(folder))
+    return folder
+
+
+def command(*arguments: str) -> None:
+    """Run one command of cryogimbal and let it print."""
+    subprocess.run([sys.executable, "-m", "cryogimbal.cli.main", *arguments], check=True)
