@@ -23,10 +23,9 @@ max_starts = 1
 iterations = 3
 minibatch = 40
 n_side = 2
-final_n_side = 2
+mode_n_side = 2
 start_radius = 3.0
 end_radius = 5.0
-final_radii = [5.0]
 
 [encoder]
 n_heads = 3

@@ -1,70 +1,90 @@
-"""Pose steps: Adam per row in the tangent space of SO(3)."""
+"""A table of hypotheses: weights are a posterior, losers and doubles go, others stay untouched."""
+
+import math
 
 import pytest
 import torch
 
-from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.rotations import geodesic_distance_rad, random_rotations, rotvec_to_rotation
+from cryogimbal.inference.pose_table import DROP_BELOW, SAME_DEG, PoseTable
+from cryogimbal.rotations import random_rotations, rotvec_to_rotation
 
 
-def test_rows_outside_the_batch_stay_bit_by_bit(generator: torch.Generator) -> None:
-    table = PoseTable.starting_at(random_rotations(6, generator))
-    before = {name: value.clone() for name, value in table.state_dict().items()}
-    chosen, others = torch.tensor([1, 4]), torch.tensor([0, 2, 3, 5])
-    table.adam_step(chosen, torch.randn(2, 3, generator=generator), rate=0.1)
-    for name, value in table.state_dict().items():
-        assert torch.equal(value[others], before[name][others]), name
-        assert not torch.equal(value[chosen], before[name][chosen]), name
+def a_table(n: int, heads: int, generator: torch.Generator) -> PoseTable:
+    rotation = random_rotations(n * heads, generator).view(n, heads, 3, 3)
+    residual = 4 * torch.rand(n, heads, generator=generator)
+    return PoseTable.of_residuals(rotation, residual)
 
 
-def test_steps_are_those_of_torch_adam_on_the_rotation_vector(generator: torch.Generator) -> None:
-    """About a fixed axis, re-centring changes nothing: angles add up as torch's Adam has them."""
-    table = PoseTable.starting_at(torch.eye(3)[None])
-    angle = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    adam = torch.optim.Adam([angle], lr=0.02)
-    for gradient in torch.randn(20, generator=generator, dtype=torch.float64):
-        angle.grad = gradient[None].clone()
-        adam.step()
-        rotvec_gradient = torch.zeros(1, 3)
-        rotvec_gradient[0, 2] = float(gradient)
-        table.adam_step(torch.tensor([0]), rotvec_gradient, rate=0.02)
-    expected = rotvec_to_rotation(torch.tensor([[0.0, 0.0, float(angle.detach())]]))
-    assert float(geodesic_distance_rad(table.rotation, expected)) < 1e-5
+def test_weights_are_the_posterior_of_the_hypotheses(generator: torch.Generator) -> None:
+    rotation = random_rotations(6, generator).view(2, 3, 3, 3)
+    residual = torch.tensor([[10.0, 12.0, math.inf], [7.0, 7.0, 7.0]])
+    table = PoseTable.of_residuals(rotation, residual)
+    odds = table.weight[0, 0] / table.weight[0, 1]
+    assert float(odds) == pytest.approx(math.exp(1.0), rel=1e-5)
+    assert float(table.weight[0, 2]) == 0
+    torch.testing.assert_close(table.weight[1], torch.full((3,), 1 / 3))
+    assert torch.equal(table.best()[0], rotation[0, 0])
 
 
-def test_rotations_stay_orthonormal_over_many_steps(generator: torch.Generator) -> None:
-    table = PoseTable.starting_at(random_rotations(10, generator))
-    everything = torch.arange(10)
-    for _ in range(300):
-        table.adam_step(everything, torch.randn(10, 3, generator=generator), rate=0.05)
-    identity = table.rotation.transpose(-1, -2) @ table.rotation
-    assert torch.allclose(identity, torch.eye(3).expand(10, 3, 3), atol=1e-5)
+def test_alive_hypotheses_come_with_their_image_and_share(generator: torch.Generator) -> None:
+    table = a_table(4, 3, generator)
+    table.weight = torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5], [1.0, 0, 0]])
+    index = torch.tensor([2, 0, 1])
+    rows, share = table.alive(index)
+    assert rows.hypotheses.image.tolist() == [0, 0, 1, 1, 2]
+    assert rows.slot.tolist() == [0, 2, 0, 1, 2]
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.5, 0.9, 0.1, 1.0]))
+    assert torch.equal(rows.hypotheses.rotation[1], table.rotation[2, 2])
+    rows, share = table.alive(index, least_weight=0.2)
+    assert rows.hypotheses.image.tolist() == [0, 0, 1, 2]
+    torch.testing.assert_close(share, torch.tensor([0.5, 0.5, 1.0, 1.0]))
 
 
-def test_descent_finds_the_minimum_of_a_distance(generator: torch.Generator) -> None:
-    target = random_rotations(8, generator)
-    offset = rotvec_to_rotation(0.2 * torch.randn(8, 3, generator=generator))
-    table = PoseTable.starting_at(offset @ target)
-    for step in range(200):
-        rotvec = torch.zeros(8, 3, requires_grad=True)
-        moved = rotvec_to_rotation(rotvec) @ table.rotation
-        (gradient,) = torch.autograd.grad((moved - target).square().sum(), rotvec)
-        table.adam_step(torch.arange(8), gradient, rate=0.03 * 0.97**step)
-    assert float(geodesic_distance_rad(table.rotation, target).max()) < 0.01
+def test_update_enters_poses_weighs_them_and_drops_losers(generator: torch.Generator) -> None:
+    table = a_table(5, 2, generator)
+    before, weight = table.rotation.clone(), table.weight.clone()
+    index = torch.tensor([3, 1])
+    rows, _ = table.alive(index)
+    turned = random_rotations(4, generator)
+    residual = torch.tensor([5.0, 6.0, 50.0, 5.0])
+    moved = table.update(index, rows, turned, residual)
+    assert torch.equal(table.rotation[3, 1], turned[1])
+    assert torch.equal(table.rotation[1, 0], turned[2])
+    odds = table.weight[3, 0] / table.weight[3, 1]
+    assert float(odds) == pytest.approx(math.exp(0.5), rel=1e-5)
+    assert math.exp(-45 / 2) < DROP_BELOW
+    assert table.weight[1].tolist() == [0.0, 1.0]
+    assert float(moved[1]) == pytest.approx(float(weight[1, 0]), abs=1e-6)
+    others = torch.tensor([0, 2, 4])
+    assert torch.equal(table.rotation[others], before[others])
+    assert torch.equal(table.weight[others], weight[others])
+
+
+@pytest.mark.parametrize(("angle_deg", "alive"), [(0.5 * SAME_DEG, 1), (2 * SAME_DEG, 2)])
+def test_hypotheses_that_meet_become_one(
+    angle_deg: float, alive: int, generator: torch.Generator
+) -> None:
+    table = a_table(1, 2, generator)
+    index = torch.tensor([0])
+    rows, _ = table.alive(index)
+    one = random_rotations(1, generator)
+    near = rotvec_to_rotation(torch.tensor([[0.0, math.radians(angle_deg), 0.0]])) @ one
+    table.update(index, rows, torch.cat([near, one]), torch.tensor([3.0, 2.5]))
+    assert int((table.weight > 0).sum()) == alive
+    assert torch.equal(table.best()[0], one[0])
+    assert float(table.weight.sum()) == pytest.approx(1.0)
+
+
+def test_equal_hypotheses_leave_one(generator: torch.Generator) -> None:
+    table = a_table(1, 2, generator)
+    rows, _ = table.alive(torch.tensor([0]))
+    same = random_rotations(1, generator).expand(2, 3, 3)
+    table.update(torch.tensor([0]), rows, same, torch.tensor([2.0, 2.0]))
+    assert sorted(table.weight[0].tolist()) == [0.0, 1.0]
 
 
 def test_state_round_trip(generator: torch.Generator) -> None:
-    table = PoseTable.starting_at(random_rotations(3, generator))
-    table.adam_step(torch.arange(3), torch.randn(3, 3, generator=generator), rate=0.1)
-    other = PoseTable.starting_at(torch.eye(3).repeat(3, 1, 1))
+    table, other = a_table(4, 3, generator), a_table(4, 3, generator)
     other.load_state_dict(table.state_dict())
     assert torch.equal(other.rotation, table.rotation)
-    assert torch.equal(other.n_steps, table.n_steps)
-
-
-@pytest.mark.parametrize("n", [1, 5])
-def test_the_table_leaves_its_starting_poses_alone(n: int, generator: torch.Generator) -> None:
-    start = random_rotations(n, generator)
-    kept = start.clone()
-    PoseTable.starting_at(start).adam_step(torch.arange(n), torch.ones(n, 3), rate=0.1)
-    assert torch.equal(start, kept)
+    assert torch.equal(other.weight, table.weight)

@@ -6,12 +6,16 @@ import torch
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.inference.posterior import (
+    direction_marginal,
     effective_orientations,
     expectation,
+    fast_dtype,
+    joined,
     log_likelihoods,
-    most_probable,
+    residual_of,
     temperature_for,
 )
+from cryogimbal.rotations import rotation_grid, sphere_grid
 from tests.laws import relative_error
 from tests.reference.posterior_sum import expectation_by_sums, log_likelihoods_by_sums
 
@@ -40,9 +44,9 @@ def test_scores_are_log_likelihoods_up_to_a_constant_per_image(
     expected = log_likelihoods_by_sums(batch.observed, batch.ctf, slices)
     constant = -0.5 * batch.observed.double().square().sum(1, keepdim=True)
     assert relative_error(scores + constant, expected) < 1e-6
-    best, loss = most_probable(batch, slices)
-    assert torch.equal(best, expected.argmax(dim=1))
+    assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
     per_coefficient = -2 * expected.max(dim=1).values / batch.disc.n_coefficients
+    loss = residual_of(batch, scores.max(dim=1).values.float())
     assert relative_error(loss.double(), per_coefficient) < 1e-5
 
 
@@ -51,7 +55,8 @@ def test_scores_are_log_likelihoods_up_to_a_constant_per_image(
 def test_expectation_equals_direct_sums(
     batch: ParticleBatch, slices: torch.Tensor, temperature: float, tile: int
 ) -> None:
-    found = expectation(batch, slices, temperature=temperature, tile=tile)
+    parts = [batch.rows(slice(first, first + tile)) for first in range(0, 7, tile)]
+    found = joined([expectation(part, slices, temperature=temperature) for part in parts])
     data, weight = expectation_by_sums(batch.observed, batch.ctf, slices, temperature)
     assert relative_error(found.weighted_data.double(), data) < 1e-5
     assert relative_error(found.weight.double(), weight) < 1e-5
@@ -60,14 +65,14 @@ def test_expectation_equals_direct_sums(
 def test_loss_is_the_mean_squared_residual_of_the_best_orientation(
     batch: ParticleBatch, slices: torch.Tensor
 ) -> None:
-    found = expectation(batch, slices, temperature=1.0, tile=4)
+    found = expectation(batch, slices, temperature=1.0)
     residual = (batch.ctf * slices[found.best] - batch.observed).square().mean(1)
     assert relative_error(found.loss, residual) < 1e-5
 
 
 def test_effective_orientations_count_equal_candidates(batch: ParticleBatch) -> None:
     same = torch.zeros(5, batch.disc.n_coefficients)
-    found = expectation(batch, same, temperature=1.0, tile=4)
+    found = expectation(batch, same, temperature=1.0)
     assert torch.allclose(found.effective_orientations, torch.full((7,), 5.0))
 
 
@@ -83,3 +88,27 @@ def test_the_temperature_shares_a_median_image_among_the_target_number(
 def test_no_temperature_below_that_of_the_data(batch: ParticleBatch) -> None:
     flat = torch.zeros(7, 11)
     assert temperature_for(flat, 2.0) == 1.0
+
+
+def test_low_precision_scores_are_close(batch: ParticleBatch, slices: torch.Tensor) -> None:
+    exact = log_likelihoods(batch, slices)
+    assert relative_error(log_likelihoods(batch, slices, torch.bfloat16), exact) < 0.01
+    found = expectation(batch, slices, temperature=1.0, dtype=torch.bfloat16)
+    expected = expectation(batch, slices, temperature=1.0)
+    assert relative_error(found.weight, expected.weight) < 0.05
+    assert fast_dtype(torch.device("cpu")) in (torch.bfloat16, torch.float32)
+
+
+def test_the_direction_marginal_sums_over_in_plane_angles() -> None:
+    n_side = 2
+    grid, directions = rotation_grid(n_side), sphere_grid(n_side)
+    posterior = torch.zeros(1, len(grid))
+    chosen = torch.tensor([5, 100, 101])
+    posterior[0, chosen] = torch.tensor([0.5, 0.2, 0.3])
+    marginal = direction_marginal(posterior, 6 * n_side)
+    expected = torch.zeros(1, len(directions))
+    for orientation, share in zip(chosen, (0.5, 0.2, 0.3), strict=True):
+        # The third row of a rotation is the viewing direction.
+        seen = (directions - grid[orientation, 2]).norm(dim=1).argmin()
+        expected[0, seen] += share
+    torch.testing.assert_close(marginal, expected)

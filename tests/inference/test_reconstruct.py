@@ -30,14 +30,17 @@ TINY_POSTERIOR = PosteriorConfig(
     iterations=3,
     minibatch=40,
     n_side=2,
-    final_n_side=2,
+    mode_n_side=2,
     start_radius=3.0,
     end_radius=5.0,
-    final_radii=(5.0, 6.0),
-    tile=16,
 )
 TINY_DECODING = AutoDecodingConfig(
-    epochs=2, batch_size=24, pose_steps=2, band=BandConfig(start_radius=5.0, growth_epochs=1)
+    epochs=2,
+    batch_size=24,
+    pose_steps=2,
+    hypotheses=2,
+    held_epochs=1,
+    band=BandConfig(start_radius=5.0, growth_epochs=1),
 )
 TINY_ENCODING = AutoEncodingConfig(
     epochs=3, batch_size=24, band=BandConfig(start_radius=3.0, end_radius=5.0, growth_epochs=2)
@@ -57,7 +60,12 @@ WAYS = {
         start="encoder",
         volume=VolumeConfig(oversampling=1, interpolation="factored", start_amplitude=1.0),
         auto_encoding=replace(TINY_ENCODING, loss="modulus", switch=SwitchConfig(rule="fixed")),
-        auto_decoding=replace(TINY_DECODING, volume_step="adam", pose_rate_end=None),
+        auto_decoding=replace(
+            TINY_DECODING, volume_step="adam", optimiser="adam", hypotheses=1, pose_rate_end=None
+        ),
+    ),
+    "posterior, Adam steps": replace(
+        TINY, auto_decoding=replace(TINY_DECODING, optimiser="adam", hypotheses=1)
     ),
     "posterior on a subset": replace(TINY, max_particles=30),
 }
@@ -127,9 +135,10 @@ def test_records_tell_stages_switch_and_head_usage(
         assert min(record.head_loss) >= record.loss
 
 
+@pytest.mark.parametrize("optimiser", ["gauss_newton", "adam"])
 @pytest.mark.parametrize("volume_step", ["closed_form", "adam"])
 def test_auto_decoding_brings_poses_nearer_to_the_truth(
-    volume_step: str, generator: torch.Generator
+    volume_step: str, optimiser: str, generator: torch.Generator
 ) -> None:
     spectra, truth = simulate_spectra(
         blob_density(24, generator), 300, generator, signal_to_noise=0.5
@@ -139,7 +148,9 @@ def test_auto_decoding_brings_poses_nearer_to_the_truth(
         auto_decoding=AutoDecodingConfig(
             epochs=6,
             batch_size=100,
+            pose_steps=5,
             volume_step=volume_step,  # pyright: ignore[reportArgumentType]
+            optimiser=optimiser,  # pyright: ignore[reportArgumentType]
             band=BandConfig(start_radius=6.0, growth_epochs=3),
         )
     )
@@ -167,7 +178,7 @@ def test_given_map_and_poses_skip_the_search(
 def test_the_scale_of_a_given_map_does_not_matter(generator: torch.Generator) -> None:
     density = blob_density(20, generator)
     spectra, truth = simulate_spectra(density, 200, generator, signal_to_noise=1.0)
-    config = replace(TINY, posterior=replace(TINY_POSTERIOR, final_n_side=4, end_radius=6.0))
+    config = replace(TINY, posterior=replace(TINY_POSTERIOR, mode_n_side=4, end_radius=6.0))
     errors = []
     for scale in (1e-4, 1.0, 1e4):
         run = ReconstructionRun(spectra, config, StartingPoint(density=density * scale))

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryogimbal.imaging.kernels.contract import Hypotheses
@@ -30,6 +30,8 @@ REFINEMENT_OVERSAMPLING = 2
 CANDIDATES = 96
 # Halvings of the grid spacing: 7.5 degrees become 1.9.
 HALVINGS = 2
+# More are refined than are wanted, for some turn out to be shoulders of one peak.
+SPARE_MODES = 2
 IMAGES_AT_ONCE = 512
 
 
@@ -87,10 +89,10 @@ def find_modes(
         chosen = distinct(found, search.n_modes, search.separation_deg)
         modes = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
         refined, left = _refined(fine, batch, modes, search.spacing_rad)
-        left = left.masked_fill(chosen < 0, torch.inf)
-        order = left.argsort(dim=1)
-        rotation.append(refined.take_along_dim(order[:, :, None, None], dim=1))
-        residual.append(left.take_along_dim(order, dim=1))
+        refined, left = _ordered(refined, left.masked_fill(chosen < 0, torch.inf))
+        refined, left = _ordered(refined, left.masked_fill(_met(refined, search), torch.inf))
+        rotation.append(refined[:, : search.n_modes])
+        residual.append(left[:, : search.n_modes])
     return Modes(rotation=torch.cat(rotation), residual=torch.cat(residual))
 
 
@@ -156,6 +158,19 @@ def distinct(
         free[rows, first] = False
         free &= apart[rows, first]
     return torch.stack(chosen, dim=1)
+
+
+def _ordered(rotation: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """Best first."""
+    residual, order = residual.sort(dim=1)
+    return rotation.take_along_dim(order[:, :, None, None], dim=1), residual
+
+
+def _met(refined: Tensor, search: ModeSearch) -> Bool[Tensor, "batch mode"]:
+    """Modes (best first) that refinement has brought to a better one: it was the same peak."""
+    flat = refined.flatten(2)
+    near = (flat @ flat.mT - 1) / 2 > math.cos(math.radians(search.separation_deg / 2))
+    return near.tril(diagonal=-1).any(dim=2)
 
 
 def _refined(

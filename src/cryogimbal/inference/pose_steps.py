@@ -1,6 +1,6 @@
 """How the poses of a table move, given the volume: by Gauss and Newton, or by Adam."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ SECOND_DECAY = 0.999
 EPSILON = 1e-8
 
 
+@runtime_checkable
 class PoseSteps(Protocol):
     """Moves the poses of a batch, with its own state for every pose."""
 
@@ -113,7 +114,7 @@ class AdamSteps:
             self.step(table, batch.index, gradient, rate)
         return loss, torch.zeros_like(loss)
 
-    def search_outliers(self, table: PoseTable, radius: float) -> None:  # noqa: ARG002
+    def search_outliers(self, table: PoseTable, radius: float) -> None:
         """The paper leaves every image where its own steps take it."""
 
     def step(

@@ -1,0 +1,64 @@
+"""Images on a wrong pose are found among the others and brought to the right one."""
+
+import torch
+from torch import Tensor
+
+from cryogimbal.imaging.slices import central_slices
+from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import ModeSearch
+from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.inference.rescue import misfits, rescue_outliers
+from cryogimbal.rotations import geodesic_distance_deg, random_rotations
+from tests.small_particles import blob_density, simulate_spectra
+
+N, N_WRONG = 120, 8
+SEARCH = ModeSearch(radius=8.0, n_side=4, n_modes=2)
+
+
+def images_with_wrong_poses(
+    generator: torch.Generator,
+) -> tuple[ParticleSpectra, Tensor, Tensor, Tensor]:
+    """Spectra, density in their scale, true rotations, and the same with the first few wrong."""
+    density = blob_density(20, generator)
+    spectra, truth = simulate_spectra(density, N, generator, signal_to_noise=2.0)
+    geometry = GridGeometry(box=20, radius=10.0, oversampling=2)
+    batch = spectra.batch(torch.arange(N), 10.0)
+    clean = central_slices(geometry.grid_of_density(density), truth, batch.disc, 2) * batch.ctf
+    scale = float((clean * batch.observed).sum() / clean.square().sum())
+    wrong = truth.clone()
+    wrong[:N_WRONG] = random_rotations(N_WRONG, generator)
+    return spectra, density * scale, truth, wrong
+
+
+def test_wrong_poses_are_outliers(generator: torch.Generator) -> None:
+    spectra, density, truth, wrong = images_with_wrong_poses(generator)
+    far = geodesic_distance_deg(truth, wrong) > 40
+    found = misfits(spectra, density, wrong, SEARCH.radius)
+    assert set(far.nonzero()[:, 0].tolist()) <= set(found.tolist())
+    assert len(found) < N_WRONG + 0.15 * N
+
+
+def test_they_are_brought_home_and_the_others_left_alone(generator: torch.Generator) -> None:
+    spectra, density, truth, wrong = images_with_wrong_poses(generator)
+    table = PoseTable(
+        rotation=wrong[:, None].repeat(1, 2, 1, 1), weight=torch.tensor([[1.0, 0.0]]).repeat(N, 1)
+    )
+    searched = misfits(spectra, density, wrong, SEARCH.radius)
+    untouched = torch.ones(N, dtype=torch.bool)
+    untouched[searched] = False
+    budget = MemoryBudget.of_mebibytes(100)
+    assert rescue_outliers(spectra, density, table, SEARCH, budget) == len(searched)
+    errors = geodesic_distance_deg(table.best(), truth)
+    assert float((errors[:N_WRONG] < 10).float().mean()) >= 0.75
+    assert float((errors < 10).float().mean()) > 0.95
+    assert torch.equal(table.best()[untouched], truth[untouched])
+
+
+def test_nothing_to_rescue_is_none(generator: torch.Generator) -> None:
+    spectra, density, truth, _ = images_with_wrong_poses(generator)
+    few = spectra.subset(torch.arange(2))
+    table = PoseTable.starting_at(truth[:2])
+    budget = MemoryBudget.of_mebibytes(100)
+    assert rescue_outliers(few, density, table, SEARCH, budget) == 0
