@@ -92,9 +92,9 @@ def test_a_terminal_gets_a_live_line(simulated: Path, tiny: Path, tmp_path: Path
     assert os.waitstatus_to_exitcode(status) == 0, shown
     assert ESCAPE in shown
     plain = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown)
-    live = rf"auto-decoding [━╸╺ ]+ 2/2 · loss \d+\.\d+ · {PACE}"
+    live = rf"auto-decoding [━╸╺ ]+ \d+/\d+ · loss \d+\.\d+ · {PACE}"
     assert re.search(live, plain)
-    assert re.search(r"auto-decoding +1/2 · to 16.0 Å · loss", plain)
+    assert re.search(r"auto-decoding +1/\d+ · to 24.0 Å · loss", plain)
     assert max(len(line) for line in re.split(r"[\r\n]+", plain) if "━" in line) <= 80
 
 

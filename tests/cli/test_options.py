@@ -95,7 +95,7 @@ def test_a_file_goes_over_the_preset_and_a_flag_over_both(
     "options",
     [
         ("--preset", "cryospin-experimental"),
-        ("--posterior.final-radii", 4, 5.5, "--working-box", 33, "--encoder.input-box", "None"),
+        ("--encoder.channels", 4, 5, 6, 7, 8, "--working-box", 33, "--encoder.input-box", "None"),
         ("--initial-map", "a map.mrc", "--seed", 7),
     ],
 )

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from cryogimbal.evaluation.masks import soft_sphere_mask
+from cryogimbal.evaluation.masks import soft_sphere_mask, soft_support_mask
 from cryogimbal.fourier.shells import radius_grid
 
 
@@ -43,3 +43,51 @@ def test_no_edge_gives_a_sharp_sphere():
 def test_impossible_sizes_are_refused(diameter, edge):
     with pytest.raises(ValueError, match="positive diameter"):
         soft_sphere_mask(8, 1.0, diameter_angstrom=diameter, edge_angstrom=edge)
+
+
+@pytest.fixture
+def ball() -> tuple[torch.Tensor, torch.Tensor]:
+    """A solid ball off the centre, and the mask it lies in."""
+    density = soft_sphere_mask(32, 1.0, diameter_angstrom=10.0, edge_angstrom=1.0)
+    within = soft_sphere_mask(32, 1.0, diameter_angstrom=28.0, edge_angstrom=3.0)
+    return density.roll((4, -3, 0), (0, 1, 2)), within
+
+
+def support_of(density: torch.Tensor, within: torch.Tensor) -> torch.Tensor:
+    return soft_support_mask(density, within, blur_radius=8.0, margin_voxels=1.5, edge_voxels=3.0)
+
+
+def test_a_support_holds_the_particle_and_leaves_the_rest(
+    ball: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    density, within = ball
+    support = support_of(density, within)
+    assert bool((support[density > 0.5] > 0.999).all())
+    assert float(support.mean()) < 0.4 * float(within.mean())
+    assert float(support.min()) >= 0 and bool((support <= within).all())
+
+
+def test_a_support_does_not_depend_on_scale_and_moves_with_the_particle(
+    ball: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    density, _ = ball
+    everywhere = torch.ones_like(density)
+    support = support_of(density, everywhere)
+    torch.testing.assert_close(support_of(1e-4 * density, everywhere), support)
+    moved = support_of(density.roll(3, 2), everywhere)
+    torch.testing.assert_close(moved, support.roll(3, 2), atol=1e-4, rtol=0)
+
+
+def test_noise_outside_is_masked_away(
+    ball: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator
+) -> None:
+    density, within = ball
+    noisy = density + 0.5 * torch.randn(density.shape, generator=generator)
+    support = support_of(noisy, within)
+    assert float((support * density).sum()) > 0.99 * float(density.sum())
+    assert float((support * within).sum()) < 0.6 * float(within.sum())
+
+
+def test_without_a_particle_the_whole_mask_is_kept() -> None:
+    within = soft_sphere_mask(16, 1.0, diameter_angstrom=12.0, edge_angstrom=2.0)
+    torch.testing.assert_close(support_of(torch.zeros(16, 16, 16), within), within)

@@ -70,7 +70,13 @@ class Display:
             self._begin_stage(record, images)
         self._images = images
         if self._task is not None:
-            self._progress.update(self._task, completed=images, status=self._status(record))
+            self._progress.update(
+                self._task,
+                completed=images,
+                # A stage may turn out longer than it seemed.
+                total=record.n_epochs * record.images_total,
+                status=self._status(record),
+            )
         if isinstance(record, EpochRecord) and _is_worth_a_line(record):
             self.say(self._line(record))
 
@@ -112,6 +118,10 @@ class Display:
             parts.append(f"best head {record.head_error_median_deg:.1f}° off")
         if record.pose_change_median_deg is not None:
             parts.append(f"poses turned {record.pose_change_median_deg:.2f}°")
+        if record.hypotheses_per_image is not None and record.hypotheses_per_image >= 1.005:
+            parts.append(f"{record.hypotheses_per_image:.2f} poses an image")
+        if record.searched_again:
+            parts.append(f"{record.searched_again} images searched again")
         if record.head_usage is not None:
             parts.append(f"heads ▕{head_bars(record.head_usage)}▏")
         if record.half_map_resolution_angstrom is not None:
