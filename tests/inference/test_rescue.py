@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from cryogimbal.imaging.pose_fit import pose_fits
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.memory_budget import MemoryBudget
-from cryogimbal.inference.mode_search import ModeSearch
+from cryogimbal.inference.mode_search import ModeSearch, prepared_density
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.rescue import misfits, rescue_outliers
 from cryogimbal.rotations import geodesic_distance_deg, random_rotations
@@ -40,7 +41,9 @@ def test_wrong_poses_are_outliers(generator: torch.Generator) -> None:
     assert len(found) < N_WRONG + 0.15 * N
 
 
-def test_they_are_brought_home_and_the_others_left_alone(generator: torch.Generator) -> None:
+def test_they_get_challengers_that_win_and_the_others_are_left_alone(
+    generator: torch.Generator,
+) -> None:
     spectra, density, truth, wrong = images_with_wrong_poses(generator)
     table = PoseTable(
         rotation=wrong[:, None].repeat(1, 2, 1, 1), weight=torch.tensor([[1.0, 0.0]]).repeat(N, 1)
@@ -50,10 +53,18 @@ def test_they_are_brought_home_and_the_others_left_alone(generator: torch.Genera
     untouched[searched] = False
     budget = MemoryBudget.of_mebibytes(100)
     assert rescue_outliers(spectra, density, table, SEARCH, budget) == len(searched)
+    assert torch.equal(table.best(), wrong)
+    assert torch.equal(
+        table.weight[untouched], torch.tensor([[1.0, 0.0]]).repeat(len(truth), 1)[untouched]
+    )
+    everything = torch.arange(N)
+    rows, _ = table.alive(everything)
+    prepared = prepared_density(spectra, density, 10.0, 2)
+    residual, _ = pose_fits(prepared, rows.hypotheses, spectra.batch(everything, 10.0))
+    table.update(everything, rows, rows.hypotheses.rotation, residual)
     errors = geodesic_distance_deg(table.best(), truth)
     assert float((errors[:N_WRONG] < 10).float().mean()) >= 0.75
     assert float((errors < 10).float().mean()) > 0.95
-    assert torch.equal(table.best()[untouched], truth[untouched])
 
 
 def test_nothing_to_rescue_is_none(generator: torch.Generator) -> None:

@@ -12,6 +12,7 @@ from cryogimbal.imaging.kernels.contract import Hypotheses
 
 # Posterior weight below which a hypothesis is dropped for good (log-odds of 14).
 DROP_BELOW = 1e-6
+CHALLENGER_WEIGHT = 1e-4
 # Hypotheses nearer than this to a better one have become the same.
 SAME_DEG = 3.0
 
@@ -95,22 +96,36 @@ class PoseTable:
         before = self.weight[index]
         left = torch.full_like(before, torch.inf)
         left[image, rows.slot] = residual
-        left = left.masked_fill(_doubles(self.rotation[index], left), torch.inf)
+        same_as = _best_at_the_same_pose(self.rotation[index], left)
+        place = torch.arange(left.shape[1], device=left.device)
+        left = left.masked_fill(same_as != place, torch.inf)
         weight = torch.softmax(-left / 2, dim=1)
         weight = torch.where(weight < DROP_BELOW, 0.0, weight)
         weight = weight / weight.sum(1, keepdim=True)
         self.weight[index] = weight
-        return (weight - before).abs().sum(1) / 2
+        # What a double had goes to the one that it has become, and has not gone over.
+        inherited = torch.zeros_like(before).scatter_add(1, same_as, before)
+        return (weight - inherited).abs().sum(1) / 2
 
-    def replace(
+    def challenge(
         self,
         index: Int[Tensor, " batch"],
-        rotation: Float[Tensor, "batch hypothesis 3 3"],
-        residual: Float[Tensor, "batch hypothesis"],
+        rotation: Float[Tensor, "batch challenger 3 3"],
+        possible: Bool[Tensor, "batch challenger"],
     ) -> None:
-        """Give some images other hypotheses, as many as the table holds."""
-        self.rotation[index] = rotation
-        self.weight[index] = torch.softmax(-residual / 2, dim=1)
+        """Set other hypotheses beside the best pose of some images.
+
+        They come with so little weight that nothing changes until they have been compared at the
+        band limit of the day.
+        """
+        slots = self.weight.shape[1] - 1
+        rotation, possible = rotation[:, :slots], possible[:, :slots]
+        self.rotation[index, 0] = self.best_of(index)
+        self.rotation[index, 1 : 1 + rotation.shape[1]] = rotation
+        weight = torch.zeros_like(self.weight[index])
+        weight[:, 1 : 1 + rotation.shape[1]] = CHALLENGER_WEIGHT * possible
+        weight[:, 0] = 1 - weight.sum(1)
+        self.weight[index] = weight
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, for a checkpoint."""
@@ -126,11 +141,9 @@ class PoseTable:
         return self.rotation[index].take_along_dim(best[:, None, None, None], dim=1)[:, 0]
 
 
-def _doubles(rotation: Tensor, residual: Tensor) -> Bool[Tensor, "batch hypothesis"]:
-    """Hypotheses that have come close to one that fits better."""
+def _best_at_the_same_pose(rotation: Tensor, residual: Tensor) -> Int[Tensor, "batch hypothesis"]:
+    """For each hypothesis the one of lowest residual that has come close to it, mostly itself."""
     flat = rotation.flatten(2)
     near = (flat @ flat.mT - 1) / 2 > math.cos(math.radians(SAME_DEG))
-    place = torch.arange(residual.shape[1], device=residual.device)
-    worse = residual[:, :, None] > residual[:, None, :]
-    tied = (residual[:, :, None] == residual[:, None, :]) & (place[:, None] > place)
-    return (near & (worse | tied)).any(dim=2)
+    near |= torch.eye(residual.shape[1], dtype=torch.bool, device=near.device)
+    return torch.where(near, residual[:, None, :], torch.inf).argmin(dim=2)

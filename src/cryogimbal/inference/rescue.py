@@ -44,7 +44,7 @@ class OutlierSearch:
         search = ModeSearch(
             radius=min(radius, LARGEST_RADIUS, self._spectra.disc.radius),
             n_side=self._n_side,
-            n_modes=table.weight.shape[1],
+            n_modes=max(1, table.weight.shape[1] - 1),
         )
         return rescue_outliers(self._spectra, self._volume.density(), table, search, self._budget)
 
@@ -58,24 +58,12 @@ def rescue_outliers(
 ) -> int:
     """Search the images whose best pose fits far worse than others' do; returns how many.
 
-    The pose that an image had stays among its hypotheses.
+    What is found stands beside the pose that the image had, until both have been compared.
     """
-    rotation = table.best()
-    index = misfits(spectra, density, rotation, search.radius)
-    if len(index) == 0:
-        return 0
-    chosen = spectra.subset(index)
-    modes = find_modes(chosen, density, search, budget)
-    fine = prepared_density(chosen, density, search.radius, REFINEMENT_OVERSAMPLING)
-    everything = torch.arange(len(index), device=index.device)
-    kept = rotation[index][:, None]
-    residual, _ = pose_fits(fine, hypotheses_of(kept), chosen.batch(everything, search.radius))
-    candidates = torch.cat([kept, modes.rotation], dim=1)
-    residuals = torch.cat([residual[:, None], modes.residual], dim=1)
-    best = residuals.topk(table.weight.shape[1], dim=1, largest=False)
-    table.replace(
-        index, candidates.take_along_dim(best.indices[:, :, None, None], dim=1), best.values
-    )
+    index = misfits(spectra, density, table.best(), search.radius)
+    if len(index) > 0:
+        modes = find_modes(spectra.subset(index), density, search, budget)
+        table.challenge(index, modes.rotation, torch.isfinite(modes.residual))
     return len(index)
 
 
