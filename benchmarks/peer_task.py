@@ -20,7 +20,7 @@ class Task:
     threads: int
     programs: Path | None = None
     """Folder of the program's executables, where it is not the one of PATH."""
-    preset: str = "default"
+    preset: str = "auto"
     rate_images: int = 64
     """Images that a program is given of which only the rate is measured."""
 

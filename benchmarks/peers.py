@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=75, help="time limit of each program")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--preset", default="default", help="of cryogimbal")
+    parser.add_argument("--preset", default="auto", help="of cryogimbal")
     parser.add_argument("--rate-images", type=int, default=64)
     parser.add_argument("--programs", type=Path, help="folder of cryodrgn or relion_refine")
     parser.add_argument("--work", type=Path, required=True, help="folder for stacks and runs")

@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--preset", default="default")
+    parser.add_argument("--preset", default="auto")
     parser.add_argument("--work", type=Path, required=True, help="folder for stacks and runs")
     arguments = parser.parse_args()
     data = stack_folder(arguments.case, arguments.work)

@@ -19,6 +19,7 @@ TITLES = {
     "auto_encoding": "auto-encoding",
     "auto_decoding": "auto-decoding",
     "head_training": "head training",
+    "closing": "closing",
     "pose_inference": "pose inference",
 }
 # The steps of the posterior search are short; one line for so many.

@@ -15,7 +15,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-DEFAULT_PRESET = "default"
+DEFAULT_PRESET = "auto"
 
 
 def base_config(arguments: Sequence[str]) -> ReconstructionConfig:

@@ -23,7 +23,7 @@ class Reconstruct:
     out: Path
     """Folder of the run, made new."""
     preset: str = DEFAULT_PRESET
-    """Named settings: default, semi-amortized, cryospin or cryospin-experimental."""
+    """Named settings: auto, semi-amortized, cryospin or cryospin-experimental."""
     config: Path | None = None
     """TOML file of options, over the preset; flags go over both."""
     image_root: Path | None = None

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from cryogimbal.cli.prepare import PreparedInput
+from cryogimbal.cli.taught_encoder import write_encoder
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.imaging.model import ImageModel
 from cryogimbal.imaging.slices import PreparedGrid
@@ -31,19 +32,28 @@ SHOWN_PARTICLES = 6
 FILES = {
     "map.mrc": "the density",
     "particles.star": "the input table with the poses found",
+    "encoder.pt": "the pose network: cryogimbal infer-poses gives poses to new images by it",
     "summary.json": "numbers and circumstances",
     "figures": "map, view directions, progress, images beside predictions",
 }
 
 
 def write_results(
-    run: RunFolder, prepared: PreparedInput, reconstruction: ReconstructionRun
+    run: RunFolder,
+    prepared: PreparedInput,
+    reconstruction: ReconstructionRun,
+    diameter: float | None,
 ) -> dict[str, Any]:
-    """Write map, table and figures; returns what the summary says of them."""
+    """Write map, table and figures; returns what the summary says of them.
+
+    ``diameter`` (Å) is what the images were normalised with.
+    """
     result = reconstruction.result()
     write_density(run.density, result.density)
     poses = PoseSet(rotation=result.rotation, shift_angstrom=prepared.shift_angstrom)
     write_particles(run.particles, prepared.table, poses)
+    if result.encoder is not None:
+        write_encoder(run, result.encoder, prepared.spectra, diameter)
     _write_figures(run, prepared, result)
     fsc, records = result.half_map_fsc, read_metrics(run)
     epochs = [record for record in records if record["type"] == "epoch"]

@@ -179,13 +179,15 @@ def run_to_end(
                     signals.raise_if_received(
                         f"a checkpoint is written; cryogimbal resume {run.path} goes on from here"
                     )
-        found = write_results(run, prepared, reconstruction)
+        found = write_results(run, prepared, reconstruction, config.particle_diameter)
         circumstances = _circumstances(source, prepared, config)
         # Last of all: a run is finished once its summary is there.
         seconds = round(recorder.seconds, 1)
         write_json(run.summary, {**circumstances, "seconds": seconds, **found})
     console.print(f"finished in {clock(seconds)}", markup=False)
     for name, meaning in FILES.items():
+        if not (run.path / name).exists():
+            continue
         console.print(f"  {run.path / name}  {meaning}", markup=False)
     resolution = found["half_map_resolution_fsc0143_angstrom"]
     if resolution is not None:

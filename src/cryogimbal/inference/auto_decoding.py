@@ -21,13 +21,11 @@ from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.records import EpochRecord, StepRecord
 from cryogimbal.inference.volume_update import VolumeUpdate
 
-NAME = "auto_decoding"
-
 
 class AutoDecoding:
     """Pose steps with the volume fixed, then a volume step with the poses fixed."""
 
-    name = NAME
+    name = "auto_decoding"
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class AutoDecoding:
         self._held = 0
         self._moved = 0.0
         self._progress = EpochProgress(
-            stage=NAME,
+            stage=self.name,
             n_epochs=config.epochs,
             n_images=len(spectra),
             batch_size=config.batch_size,
@@ -134,3 +132,9 @@ class AutoDecoding:
             changed_over=moved,
             searched_again=searched_again,
         )
+
+
+class Closing(AutoDecoding):
+    """The same once more at the full band limit, after other poses have been set beside those found."""
+
+    name = "closing"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryogimbal.inference.config_checks import require as _require
+from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 
 Radius = float
 
@@ -283,6 +284,15 @@ class ReconstructionConfig:
     """Stage 1 with the encoder."""
     auto_decoding: AutoDecodingConfig = field(default_factory=AutoDecodingConfig)
     """Stage 2."""
+    row_encoder: RowEncoderConfig = field(default_factory=RowEncoderConfig)
+    """The pose network that is taught from the map."""
+    head_training: HeadTrainingConfig = field(default_factory=HeadTrainingConfig)
+    """How it is taught; 0 epochs: not at all."""
+
+    @property
+    def teaches_encoder(self) -> bool:
+        """Whether an encoder is taught from the map."""
+        return self.head_training.epochs > 0
 
     def __post_init__(self) -> None:
         _require(
@@ -309,4 +319,10 @@ class ReconstructionConfig:
             "volume.interpolation",
             "product, which Gauss-Newton steps need (or --auto-decoding.optimiser adam)",
             self.volume.interpolation,
+        )
+        _require(
+            self.auto_decoding.optimiser == "gauss_newton" or not self.teaches_encoder,
+            "head-training.epochs",
+            "0 beside --auto-decoding.optimiser adam, which holds one pose per image",
+            self.head_training.epochs,
         )

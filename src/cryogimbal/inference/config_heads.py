@@ -32,7 +32,7 @@ class HeadTrainingConfig:
     """Teaching the heads on images rendered from the map found so far."""
 
     epochs: int = 10
-    """Parts that the training is reported in."""
+    """Parts that the training is reported in; 0: no encoder is taught."""
     images_per_epoch: int = 25_600
     """Images rendered for each part; none is ever seen twice."""
     batch_size: int = 256
@@ -41,7 +41,7 @@ class HeadTrainingConfig:
     """Adam's highest rate: reached by a short warm-up, left by a cosine."""
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "head-training.epochs", "at least 1", self.epochs)
+        require(self.epochs >= 0, "head-training.epochs", "0 or more", self.epochs)
         require(
             self.batch_size >= 2, "head-training.batch-size", "at least 2 images", self.batch_size
         )

@@ -54,6 +54,11 @@ class PoseTable:
         """Several poses per image, weighted by how well they fit (infinite: no pose)."""
         return cls(rotation=rotation.clone(), weight=torch.softmax(-residual / 2, dim=1))
 
+    @classmethod
+    def of_state(cls, state: dict[str, Tensor], device: torch.device) -> "PoseTable":
+        """A table as it was saved by :meth:`state_dict`."""
+        return cls(rotation=state["rotation"].to(device), weight=state["weight"].to(device))
+
     def best(self) -> Float[Tensor, "particle 3 3"]:
         """The most probable pose of each image."""
         return self._best_of(slice(None))

@@ -17,6 +17,7 @@ from cryogimbal.inference.config import (
     SwitchConfig,
     VolumeConfig,
 )
+from cryogimbal.inference.config_heads import HeadTrainingConfig
 
 # TOML has no null.
 UNSET = "unset"
@@ -52,6 +53,7 @@ def _cryospin() -> ReconstructionConfig:
             volume_rate=0.02,
             band=BandConfig(),
         ),
+        head_training=HeadTrainingConfig(epochs=0),
     )
 
 
@@ -68,7 +70,7 @@ def _cryospin_experimental() -> ReconstructionConfig:
 
 
 PRESETS: Mapping[str, ReconstructionConfig] = {
-    "default": ReconstructionConfig(),
+    "auto": ReconstructionConfig(),
     "semi-amortized": ReconstructionConfig(start="encoder"),
     "cryospin": _cryospin(),
     "cryospin-experimental": _cryospin_experimental(),

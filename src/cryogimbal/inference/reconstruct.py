@@ -1,56 +1,39 @@
 """The whole way from images to poses and density. Reads like the method section.
 
 Stage 1 finds poses from nothing (by the posterior or the encoder) or is skipped where a map or poses
-are given; stage 2 moves every pose directly. The run yields a record after every step and can be
-stopped, saved and continued after any of them.
+are given; stage 2 moves every pose directly. Then an encoder is taught from the map, what it proposes
+is tried on every image, and it is kept for images to come. The run yields a record after every step
+and can be stopped, saved and continued after any of them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.data.density import DensityMap
 from cryogimbal.evaluation.fsc import FscCurve
-from cryogimbal.evaluation.masks import soft_sphere_mask
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.imaging.volume import (
-    GridGeometry,
-    HartleyVolume,
-    Interpolation,
-    interpolate_factors,
-    interpolate_product,
-)
-from cryogimbal.inference.auto_decoding import AutoDecoding
+from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding, best_encoder_poses
 from cryogimbal.inference.config import ReconstructionConfig
-from cryogimbal.inference.encoder import PoseEncoder, initialise
-from cryogimbal.inference.grid_search import density_of_poses, scaled_to_images
-from cryogimbal.inference.loss import residual_named
-from cryogimbal.inference.memory_budget import MemoryBudget
-from cryogimbal.inference.mode_search import ModeSearch, find_modes
-from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
-from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.inference.config_heads import PoseInferenceConfig
+from cryogimbal.inference.grid_search import scaled_to_images
+from cryogimbal.inference.head_training import HeadTraining
+from cryogimbal.inference.pose_inference import infer_poses
+from cryogimbal.inference.pose_table import SAME_DEG, PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
 from cryogimbal.inference.records import Record, SwitchRecord
-from cryogimbal.inference.rescue import OutlierSearch
-from cryogimbal.inference.seeding import generator_for
-from cryogimbal.inference.volume_update import (
-    AdamVolumeUpdate,
-    ClosedFormVolumeUpdate,
-    VolumeUpdate,
+from cryogimbal.inference.row_encoder import (
+    RowEncoder,
+    row_encoder_from_state,
+    row_encoder_to_state,
 )
-
-# Without a known diameter the mask is this fraction of the box, which leaves only the corners out.
-DEFAULT_MASK_FRACTION = 0.9
-MASK_EDGE_VOXELS = 3.0
-INTERPOLATIONS: dict[str, Interpolation] = {
-    "product": interpolate_product,
-    "factored": interpolate_factors,
-}
+from cryogimbal.inference.stage_factory import StageFactory
+from cryogimbal.rotations import geodesic_distance_deg
 
 
 @runtime_checkable
@@ -92,6 +75,8 @@ class Reconstruction:
     rotation: Float[Tensor, "particle 3 3"]
     density: DensityMap
     half_map_fsc: FscCurve | None
+    encoder: RowEncoder | None
+    """Taught from the density; none where that was not asked for."""
 
 
 class ReconstructionRun:
@@ -102,17 +87,20 @@ class ReconstructionRun:
     ) -> None:
         self._spectra = spectra
         self._config = config
-        self._mask = _mask(spectra, config).to(spectra.device)
-        self._volume = self._decoding_volume()
+        self._factory = StageFactory(spectra=spectra, config=config)
+        self._volume = self._factory.decoding_volume()
+        self._table: PoseTable | None = None
+        self._encoder: RowEncoder | None = None
         self._stage = self._first_stage(start)
 
     def records(self) -> Iterator[Record]:
         """Run to the end, one record at a time."""
         while True:
             yield from self._stage.records()
-            if isinstance(self._stage, AutoDecoding):
+            following = self._hand_over(self._stage)
+            if following is None:
                 return
-            ended, self._stage = self._stage, self._hand_over(self._stage)
+            ended, self._stage = self._stage, following
             yield SwitchRecord(
                 from_stage=ended.name, to_stage=self._stage.name, reason=ended.reason()
             )
@@ -134,159 +122,96 @@ class ReconstructionRun:
                 voxel_size_angstrom=self._spectra.pixel_size_angstrom,
             ),
             half_map_fsc=self._stage.update.half_map_fsc,
+            encoder=None if self._encoder is None else self._encoder.cpu(),
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later :meth:`load_state_dict` needs to go on bit by bit."""
+        table, encoder = self._table, self._encoder
         return {
             "stage": self._stage.name,
             "volume": self._volume.state_dict(),
+            "table": None if table is None else table.state_dict(),
+            "encoder": None if encoder is None else row_encoder_to_state(encoder),
             "state": self._stage.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of a run with the same images and options."""
-        if state["stage"] == AutoDecoding.name:
-            self._volume = self._decoding_volume()
-            self._stage = self._auto_decoding(self._blank_table(state["state"]["table"]))
+        if state["table"] is not None:
+            self._table = PoseTable.of_state(state["table"], self._spectra.device)
+            self._volume = self._factory.decoding_volume()
         self._volume.load_state_dict(state["volume"])
+        if state["encoder"] is not None:
+            encoder = row_encoder_from_state(state["encoder"], "the checkpoint")
+            self._encoder = encoder.to(self._spectra.device)
+        if self._table is not None:
+            self._stage = self._stage_named(state["stage"], self._table)
         self._stage.load_state_dict(state["state"])
 
     def _first_stage(self, start: StartingPoint) -> Stage:
-        config, density = self._config.posterior, start.density
+        density = start.density
         if density is not None:
-            density = scaled_to_images(self._spectra, density, config)
+            density = scaled_to_images(self._spectra, density, self._config.posterior)
         if start.rotation is not None:
             rotation = start.rotation.to(self._spectra.device)
-            self._enter(self._density_of_poses(rotation) if density is None else density)
-            return self._auto_decoding(PoseTable.starting_at(rotation))
+            if density is None:
+                density = self._factory.density_of_poses(rotation, self._volume)
+            return self._decoding(density, PoseTable.starting_at(rotation))
         if density is not None:
-            self._enter(density)
-            return self._auto_decoding(self._table_of_modes(density))
-        searched = self._spectra.subset(self._searched_particles())
+            return self._decoding(density, self._factory.table_of_modes(density))
         if self._config.start == "encoder":
-            return self._auto_encoding(searched)
-        return PosteriorSearch(searched, self._mask, self._config.posterior, self._config.seed)
+            self._volume = self._factory.encoding_volume()
+            return self._factory.auto_encoding(self._volume)
+        return self._factory.posterior_search()
 
-    def _hand_over(self, stage: Stage) -> AutoDecoding:
-        """From the stage that proposed poses to the table that holds one per image."""
+    def _hand_over(self, stage: Stage) -> Stage | None:
+        """The stage that follows; none after the last."""
+        if isinstance(stage, PosteriorSearch):
+            density = stage.density()
+            return self._decoding(density, self._factory.table_of_modes(density))
         if isinstance(stage, AutoEncoding):
-            rotation = best_encoder_poses(
-                stage.encoder, self._volume, self._spectra, self._config.auto_encoding
-            )
-            following = self._decoding_volume()
-            if following.geometry != self._volume.geometry:
-                density, self._volume = self._volume.density(), following
-                self._enter(density)
-            return self._auto_decoding(PoseTable.starting_at(rotation))
-        assert isinstance(stage, PosteriorSearch)
-        self._enter(stage.density())
-        return self._auto_decoding(self._table_of_modes(stage.density()))
+            return self._after_auto_encoding(stage)
+        assert self._table is not None
+        if isinstance(stage, HeadTraining):
+            self._encoder = stage.encoder
+            self._challenge(self._table, stage.encoder)
+            return self._factory.closing(self._table, self._volume)
+        if isinstance(stage, Closing) or not self._config.teaches_encoder:
+            return None
+        return self._factory.head_training(self._volume.density())
 
-    def _table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
-        """The best poses of every image, each a mode of its posterior."""
-        config = self._config.posterior
-        search = ModeSearch(
-            radius=config.end_radius,
-            n_side=config.mode_n_side,
-            n_modes=self._config.auto_decoding.hypotheses,
+    def _after_auto_encoding(self, stage: AutoEncoding) -> AutoDecoding:
+        rotation = best_encoder_poses(
+            stage.encoder, self._volume, self._spectra, self._config.auto_encoding
         )
-        budget = MemoryBudget.of_mebibytes(config.memory_mib)
-        modes = find_modes(self._spectra, density, search, budget)
-        return PoseTable.of_residuals(modes.rotation, modes.residual)
+        encoded, self._volume = self._volume, self._factory.decoding_volume()
+        if encoded.geometry == self._volume.geometry:
+            # The factors go on as they are, not only their product.
+            self._volume = encoded
+            self._table = PoseTable.starting_at(rotation)
+            return self._factory.auto_decoding(self._table, self._volume)
+        return self._decoding(encoded.density(), PoseTable.starting_at(rotation))
 
-    def _blank_table(self, state: dict[str, Tensor]) -> PoseTable:
-        """A table of the size of one that was saved."""
-        device = self._spectra.device
-        return PoseTable(
-            rotation=torch.zeros_like(state["rotation"], device=device),
-            weight=torch.zeros_like(state["weight"], device=device),
-        )
-
-    def _auto_encoding(self, searched: ParticleSpectra) -> AutoEncoding:
-        config = self._config.auto_encoding
-        # The learnable grid needs to reach no further than the stage's band limit ever will.
-        self._volume = self._new_volume(
-            config.band.radius(config.epochs, searched.disc.radius),
-            self._config.volume.encoding_oversampling,
-        )
-        self._volume.randomise(
-            generator_for(self._config.seed, "random volume"),
-            amplitude=self._config.volume.start_amplitude,
-            exponent_sd=self._config.volume.start_exponent_sd,
-        )
-        box = min(self._config.encoder.input_box or searched.disc.box, searched.disc.box)
-        encoder = PoseEncoder(self._config.encoder, box)
-        initialise(encoder, generator_for(self._config.seed, "encoder"))
-        return AutoEncoding(
-            searched, encoder.to(searched.device), self._volume, config, self._config.seed
-        )
-
-    def _auto_decoding(self, table: PoseTable) -> AutoDecoding:
-        config = self._config.auto_decoding
-        return AutoDecoding(
-            self._spectra,
-            table,
-            self._pose_steps(table),
-            self._volume_update(table),
-            config,
-            self._config.seed,
-        )
-
-    def _pose_steps(self, table: PoseTable) -> PoseSteps:
-        config, pixel_size = self._config.auto_decoding, self._spectra.pixel_size_angstrom
-        if config.optimiser == "adam":
-            return AdamSteps(table, config.pose_steps, residual_named(config.loss), pixel_size)
-        outliers = OutlierSearch(self._spectra, self._volume, self._config.posterior)
-        return GaussNewtonSteps(table, config.pose_steps, outliers)
-
-    def _volume_update(self, table: PoseTable) -> VolumeUpdate:
-        config, pixel_size = self._config.auto_decoding, self._spectra.pixel_size_angstrom
-        if config.volume_step == "adam":
-            residual = residual_named(config.loss)
-            return AdamVolumeUpdate(self._volume, config.volume_rate, residual, pixel_size)
-        generator = generator_for(self._config.seed, "half-sets")
-        half = torch.randperm(len(self._spectra), generator=generator) % 2
-        return ClosedFormVolumeUpdate(
-            self._volume, self._spectra, table, half.to(self._spectra.device), self._mask
-        )
-
-    def _decoding_volume(self) -> HartleyVolume:
-        return self._new_volume(self._spectra.disc.radius, self._config.volume.oversampling)
-
-    def _new_volume(self, radius: float, oversampling: int) -> HartleyVolume:
-        geometry = GridGeometry(
-            box=self._spectra.disc.box, radius=radius, oversampling=oversampling
-        )
-        interpolation = INTERPOLATIONS[self._config.volume.interpolation]
-        return HartleyVolume(geometry, interpolation).to(self._spectra.device)
-
-    def _enter(self, density: Float[Tensor, "box box box"]) -> None:
-        """Let the volume hold a density found elsewhere."""
+    def _decoding(self, density: Float[Tensor, "box box box"], table: PoseTable) -> AutoDecoding:
+        """Stage 2 from a density and poses found elsewhere."""
+        self._table = table
         self._volume.set_spectrum(self._volume.geometry.grid_of_density(density))
+        return self._factory.auto_decoding(table, self._volume)
 
-    def _density_of_poses(
-        self, rotation: Float[Tensor, "particle 3 3"]
-    ) -> Float[Tensor, "box box box"]:
-        """Map of all images at given poses, up to the first band limit of stage 2."""
-        radius = self._config.auto_decoding.band.radius(0, self._spectra.disc.radius)
-        geometry = replace(self._volume.geometry, radius=radius)
-        tile = self._config.auto_decoding.batch_size
-        return density_of_poses(self._spectra, rotation, geometry, tile) * self._mask
+    def _stage_named(self, name: str, table: PoseTable) -> Stage:
+        if name == HeadTraining.name:
+            return self._factory.head_training(self._volume.density())
+        if name == Closing.name:
+            return self._factory.closing(table, self._volume)
+        return self._factory.auto_decoding(table, self._volume)
 
-    def _searched_particles(self) -> Int[Tensor, " particle"]:
-        n = len(self._spectra)
-        order = torch.randperm(n, generator=generator_for(self._config.seed, "subset"))
-        chosen = order[: self._config.max_particles or n].sort().values
-        return chosen.to(self._spectra.device)
-
-
-def _mask(spectra: ParticleSpectra, config: ReconstructionConfig) -> Float[Tensor, "box box box"]:
-    pixel_size = spectra.pixel_size_angstrom
-    diameter = config.particle_diameter or DEFAULT_MASK_FRACTION * spectra.disc.box * pixel_size
-    return soft_sphere_mask(
-        spectra.disc.box,
-        pixel_size,
-        diameter_angstrom=diameter,
-        edge_angstrom=MASK_EDGE_VOXELS * pixel_size,
-    )
+    def _challenge(self, table: PoseTable, encoder: RowEncoder) -> None:
+        """Let the encoder's pose of every image stand beside the one that the image has."""
+        density = self._volume.density()
+        for found in infer_poses(encoder, density, self._spectra, PoseInferenceConfig()):
+            current = table.best_of(found.index)
+            another = geodesic_distance_deg(found.rotation, current) > SAME_DEG
+            index = found.index[another]
+            possible = torch.ones(len(index), 1, dtype=torch.bool, device=index.device)
+            table.challenge(index, found.rotation[another][:, None], possible)

@@ -1,0 +1,182 @@
+"""Stages and what they need, made from the options of a run."""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.evaluation.masks import soft_sphere_mask
+from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.volume import (
+    GridGeometry,
+    HartleyVolume,
+    Interpolation,
+    interpolate_factors,
+    interpolate_product,
+)
+from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
+from cryogimbal.inference.auto_encoding import AutoEncoding
+from cryogimbal.inference.config import BandConfig, ReconstructionConfig
+from cryogimbal.inference.encoder import PoseEncoder, initialise
+from cryogimbal.inference.grid_search import density_of_poses
+from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
+from cryogimbal.inference.loss import residual_named
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import ModeSearch, find_modes
+from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
+from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.inference.posterior_search import PosteriorSearch
+from cryogimbal.inference.rescue import OutlierSearch
+from cryogimbal.inference.seeding import generator_for
+from cryogimbal.inference.volume_update import (
+    AdamVolumeUpdate,
+    ClosedFormVolumeUpdate,
+    VolumeUpdate,
+)
+
+# Without a known diameter the mask is this fraction of the box, which leaves only the corners out.
+DEFAULT_MASK_FRACTION = 0.9
+MASK_EDGE_VOXELS = 3.0
+# Passes at the full band limit in which the encoder's proposals are compared with the poses found.
+CLOSING_EPOCHS = 2
+Decoding = TypeVar("Decoding", bound=AutoDecoding)
+INTERPOLATIONS: dict[str, Interpolation] = {
+    "product": interpolate_product,
+    "factored": interpolate_factors,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFactory:
+    """Makes the stages of one run."""
+
+    spectra: ParticleSpectra
+    config: ReconstructionConfig
+
+    def mask(self) -> Float[Tensor, "box box box"]:
+        """Soft sphere that the particle is taken to lie in."""
+        pixel_size = self.spectra.pixel_size_angstrom
+        box = self.spectra.disc.box
+        diameter = self.config.particle_diameter or DEFAULT_MASK_FRACTION * box * pixel_size
+        mask = soft_sphere_mask(
+            box,
+            pixel_size,
+            diameter_angstrom=diameter,
+            edge_angstrom=MASK_EDGE_VOXELS * pixel_size,
+        )
+        return mask.to(self.spectra.device)
+
+    def volume(self, radius: float, oversampling: int) -> HartleyVolume:
+        """An empty volume that slices up to a band limit."""
+        geometry = GridGeometry(box=self.spectra.disc.box, radius=radius, oversampling=oversampling)
+        interpolation = INTERPOLATIONS[self.config.volume.interpolation]
+        return HartleyVolume(geometry, interpolation).to(self.spectra.device)
+
+    def decoding_volume(self) -> HartleyVolume:
+        """The volume of stage 2."""
+        return self.volume(self.spectra.disc.radius, self.config.volume.oversampling)
+
+    def encoding_volume(self) -> HartleyVolume:
+        """The random volume of stage 1; it reaches no further than the band limit ever will."""
+        config = self.config.auto_encoding
+        volume = self.volume(
+            config.band.radius(config.epochs, self.spectra.disc.radius),
+            self.config.volume.encoding_oversampling,
+        )
+        volume.randomise(
+            generator_for(self.config.seed, "random volume"),
+            amplitude=self.config.volume.start_amplitude,
+            exponent_sd=self.config.volume.start_exponent_sd,
+        )
+        return volume
+
+    def posterior_search(self) -> PosteriorSearch:
+        """The start by expectation maximisation."""
+        return PosteriorSearch(
+            self._searched(), self.mask(), self.config.posterior, self.config.seed
+        )
+
+    def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
+        """The start by the encoder."""
+        searched = self._searched()
+        box = min(self.config.encoder.input_box or searched.disc.box, searched.disc.box)
+        encoder = PoseEncoder(self.config.encoder, box)
+        initialise(encoder, generator_for(self.config.seed, "encoder"))
+        return AutoEncoding(
+            searched,
+            encoder.to(searched.device),
+            volume,
+            self.config.auto_encoding,
+            self.config.seed,
+        )
+
+    def auto_decoding(self, table: PoseTable, volume: HartleyVolume) -> AutoDecoding:
+        """Stage 2 from a table of poses."""
+        return self._decoding(AutoDecoding, table, volume)
+
+    def closing(self, table: PoseTable, volume: HartleyVolume) -> Closing:
+        """The end of stage 2 once more, after poses have been challenged."""
+        config = replace(self.config.auto_decoding, epochs=CLOSING_EPOCHS, band=BandConfig())
+        factory = replace(self, config=replace(self.config, auto_decoding=config))
+        return factory._decoding(Closing, table, volume)
+
+    def head_training(self, density: Float[Tensor, "box box box"]) -> HeadTraining:
+        """Teaching an encoder from a map in the scale of the images."""
+        encoder = new_row_encoder(self.config.row_encoder, self.spectra, density, self.config.seed)
+        return HeadTraining(
+            self.spectra, encoder, density, self.config.head_training, self.config.seed
+        )
+
+    def table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
+        """The best poses of every image, each a mode of its posterior."""
+        config = self.config.posterior
+        search = ModeSearch(
+            radius=config.end_radius,
+            n_side=config.mode_n_side,
+            n_modes=self.config.auto_decoding.hypotheses,
+        )
+        budget = MemoryBudget.of_mebibytes(config.memory_mib)
+        modes = find_modes(self.spectra, density, search, budget)
+        return PoseTable.of_residuals(modes.rotation, modes.residual)
+
+    def density_of_poses(
+        self, rotation: Float[Tensor, "particle 3 3"], volume: HartleyVolume
+    ) -> Float[Tensor, "box box box"]:
+        """Map of all images at given poses, up to the first band limit of stage 2."""
+        config = self.config.auto_decoding
+        geometry = replace(volume.geometry, radius=config.band.radius(0, self.spectra.disc.radius))
+        density = density_of_poses(self.spectra, rotation, geometry, config.batch_size)
+        return density * self.mask()
+
+    def _decoding(self, kind: type[Decoding], table: PoseTable, volume: HartleyVolume) -> Decoding:
+        steps, update = self._pose_steps(table, volume), self._volume_update(table, volume)
+        return kind(self.spectra, table, steps, update, self.config.auto_decoding, self.config.seed)
+
+    def _searched(self) -> ParticleSpectra:
+        return self.spectra.subset(self._searched_particles())
+
+    def _searched_particles(self) -> Int[Tensor, " particle"]:
+        n = len(self.spectra)
+        order = torch.randperm(n, generator=generator_for(self.config.seed, "subset"))
+        chosen = order[: self.config.max_particles or n].sort().values
+        return chosen.to(self.spectra.device)
+
+    def _pose_steps(self, table: PoseTable, volume: HartleyVolume) -> PoseSteps:
+        config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
+        if config.optimiser == "adam":
+            return AdamSteps(table, config.pose_steps, residual_named(config.loss), pixel_size)
+        outliers = OutlierSearch(self.spectra, volume, self.config.posterior)
+        return GaussNewtonSteps(table, config.pose_steps, outliers)
+
+    def _volume_update(self, table: PoseTable, volume: HartleyVolume) -> VolumeUpdate:
+        config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
+        if config.volume_step == "adam":
+            residual = residual_named(config.loss)
+            return AdamVolumeUpdate(volume, config.volume_rate, residual, pixel_size)
+        generator = generator_for(self.config.seed, "half-sets")
+        half = torch.randperm(len(self.spectra), generator=generator) % 2
+        return ClosedFormVolumeUpdate(
+            volume, self.spectra, table, half.to(self.spectra.device), self.mask()
+        )
