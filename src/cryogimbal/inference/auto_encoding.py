@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
-from cryogimbal.imaging.spectra import ParticleSpectra, images_from_rows
+from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import HartleyVolume
 from cryogimbal.inference.config import AutoEncodingConfig
 from cryogimbal.inference.encoder import PoseEncoder
@@ -142,8 +142,7 @@ class AutoEncoding:
 
 def propose(encoder: PoseEncoder, spectra: ParticleSpectra, batch: ParticleBatch) -> PoseHypotheses:
     """The encoder's hypotheses for the images of a batch, seen at the encoder's own band limit."""
-    images = images_from_rows(spectra.rows[batch.index], spectra.disc, encoder.box)
-    return encoder(images)
+    return encoder(spectra.rows[batch.index, : encoder.n_coefficients])
 
 
 @torch.no_grad()

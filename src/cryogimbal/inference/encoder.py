@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cryogimbal.data.poses import PoseHypotheses
-from cryogimbal.fourier.shells import radius_grid
-from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
+from cryogimbal.fourier.disc import make_disc
+from cryogimbal.fourier.transforms import hartley_to_image
 from cryogimbal.inference.config import EncoderConfig
+from cryogimbal.inference.precision import network_precision
 from cryogimbal.rotations import six_d_to_rotation
 
 # Convolutions per block of VGG-16 (Simonyan and Zisserman 2014, configuration D).
@@ -25,39 +26,59 @@ class PoseEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, box: int) -> None:
         super().__init__()
         self.box = box
+        disc = make_disc(box)
         self.pyramid: Tensor
-        self.register_buffer("pyramid", _pyramid_transfer(box, config.pyramid_levels))
-        self.backbone, n_features = _vgg16(config.pyramid_levels, config.channels, box)
+        self.register_buffer(
+            "pyramid", _pyramid_transfer(disc.radius_per_coefficient, box, config.pyramid_levels)
+        )
+        self.square_index: Tensor
+        self.register_buffer("square_index", disc.square_index, persistent=False)
+        backbone, n_features = _vgg16(config.pyramid_levels, config.channels, box)
+        # Channels last is the layout in which convolutions are fastest, on CPUs and GPUs.
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.heads = nn.ModuleList(_head(n_features, config.hidden) for _ in range(config.n_heads))
 
-    def forward(self, images: Float[Tensor, "batch box box"]) -> PoseHypotheses:
-        """One rotation per head for each image, particles taken as centred."""
-        features = self.backbone(self._levels(images))
-        six_d = torch.stack([head(features) for head in self.heads], dim=1)
-        return PoseHypotheses(rotation=six_d_to_rotation(six_d))
+    @property
+    def n_coefficients(self) -> int:
+        """How many leading coefficients of a row the network sees."""
+        return self.square_index.shape[0]
 
-    def _levels(self, images: Tensor) -> Tensor:
+    def forward(self, rows: Float[Tensor, "batch coefficient"]) -> PoseHypotheses:
+        """One rotation per head for each image, particles taken as centred."""
+        levels = self._levels(rows)
+        with network_precision(rows.device):
+            features = self.backbone(levels)
+            six_d = torch.stack([head(features) for head in self.heads], dim=1)
+        return PoseHypotheses(rotation=six_d_to_rotation(six_d.float()))
+
+    def _levels(self, rows: Tensor) -> Float[Tensor, "batch level box box"]:
         """Smoother and smoother copies, each with mean 0 and standard deviation 1 over the image.
 
         Smoothing removes most of the noise; without the scaling the smooth levels would be so weak
         beside the first that the network could not see them at the start.
         """
-        spectrum = image_to_hartley(images)[:, None] * self.pyramid
-        return nn.functional.instance_norm(hartley_to_image(spectrum))
+        smoothed = rows[:, None] * self.pyramid
+        spectrum = smoothed.new_zeros(*smoothed.shape[:2], self.box * self.box)
+        spectrum[..., self.square_index] = smoothed
+        images = hartley_to_image(spectrum.unflatten(-1, (self.box, self.box)))
+        normalised = nn.functional.instance_norm(images)
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
-def _pyramid_transfer(box: int, n_levels: int) -> Tensor:
+def _pyramid_transfer(
+    radius: Float[Tensor, " coefficient"], box: int, n_levels: int
+) -> Float[Tensor, "level coefficient"]:
     """Gaussian transfer functions; the first level is the image itself, then widths double.
 
     Level i blurs with a standard deviation of ``2**(i - 1) * box / 128`` pixels, at least half a
     pixel more than nothing.
     """
-    frequency = radius_grid(box, 2) / box
+    frequency = radius / box
     transfer = [torch.ones_like(frequency)]
     for level in range(1, n_levels):
         width = max(2.0 ** (level - 1) * box / 128, 0.5 * level)
         transfer.append(torch.exp(-2 * (math.pi * width * frequency).square()))
-    return torch.stack(transfer).float()
+    return torch.stack(transfer)
 
 
 def _vgg16(n_inputs: int, channels: tuple[int, ...], box: int) -> tuple[nn.Sequential, int]:
