@@ -40,6 +40,16 @@ batch_size = 32
 [auto_decoding]
 epochs = 2
 batch_size = 32
+
+[row_encoder]
+n_heads = 2
+widths = [16]
+radius = 5.0
+
+[head_training]
+epochs = 1
+images_per_epoch = 64
+batch_size = 32
 """
 
 FRAMES = re.compile(r"[╭╮╰╯│─\s]+")

@@ -159,8 +159,9 @@ def test_given_map_and_poses_replace_the_search(
     run = tmp_path / "run"
     given = ("--initial-map", "truth.mrc", "--initial-poses", "truth.star")
     assert command("reconstruct", "particles.star", "--out", run, "--config", tiny, *given) == 0
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert {json.loads(line)["stage"] for line in lines} == {"auto_decoding"}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    stages = {record["stage"] for record in records if record["type"] == "epoch"}
+    assert stages == {"auto_decoding", "head_training", "closing"}
     # Written so that the run can be resumed from any folder.
     assert f'initial_map = "{simulated / "truth.mrc"}"' in (run / "config.toml").read_text()
 
@@ -173,7 +174,8 @@ def test_a_subset_is_searched_and_every_particle_gets_its_pose(
     assert command("reconstruct", simulated / "particles.star", "--out", run, *options) == 0
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     totals = {r["stage"]: r["images_total"] for r in records if r["type"] == "epoch"}
-    assert totals == {"posterior_search": 30, "auto_decoding": N_PARTICLES}
+    expected = {"posterior_search": 30, "auto_decoding": N_PARTICLES, "closing": N_PARTICLES}
+    assert totals == {**expected, "head_training": 64}
     assert len(read_poses(run / "particles.star")) == N_PARTICLES
 
 

@@ -20,6 +20,7 @@ from cryogimbal.inference.config import (
     SwitchConfig,
     VolumeConfig,
 )
+from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
 from cryogimbal.inference.records import EpochRecord, Record, SwitchRecord
 from cryogimbal.rotations import geodesic_distance_deg, rotvec_to_rotation
@@ -45,12 +46,15 @@ TINY_DECODING = AutoDecodingConfig(
 TINY_ENCODING = AutoEncodingConfig(
     epochs=3, batch_size=24, band=BandConfig(start_radius=3.0, end_radius=5.0, growth_epochs=2)
 )
+TINY_HEADS = HeadTrainingConfig(epochs=2, images_per_epoch=64, batch_size=32)
 TINY_ENCODER = EncoderConfig(n_heads=3, channels=(4, 4, 4, 4, 4), hidden=8, input_box=8)
 TINY = ReconstructionConfig(
     posterior=TINY_POSTERIOR,
     auto_decoding=TINY_DECODING,
     auto_encoding=TINY_ENCODING,
     encoder=TINY_ENCODER,
+    row_encoder=RowEncoderConfig(n_heads=2, widths=(16,), radius=5.0),
+    head_training=HeadTrainingConfig(epochs=0),
 )
 WAYS = {
     "posterior, closed form": TINY,
@@ -64,6 +68,7 @@ WAYS = {
             TINY_DECODING, volume_step="adam", optimiser="adam", hypotheses=1, pose_rate_end=None
         ),
     ),
+    "posterior, an encoder taught": replace(TINY, head_training=TINY_HEADS),
     "posterior, Adam steps": replace(
         TINY, auto_decoding=replace(TINY_DECODING, optimiser="adam", hypotheses=1)
     ),
@@ -152,7 +157,8 @@ def test_auto_decoding_brings_poses_nearer_to_the_truth(
             volume_step=volume_step,  # pyright: ignore[reportArgumentType]
             optimiser=optimiser,  # pyright: ignore[reportArgumentType]
             band=BandConfig(start_radius=6.0, growth_epochs=3),
-        )
+        ),
+        head_training=HeadTrainingConfig(epochs=0),
     )
     run = ReconstructionRun(spectra, config, StartingPoint(rotation=disturbed))
     _, result = finish(run)
