@@ -1,5 +1,6 @@
 """What a person reads while a run goes on."""
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from cryogimbal.cli.display import Display, clock, head_bars
-from cryogimbal.inference.records import EpochRecord, StepRecord
+from cryogimbal.inference.records import EpochRecord, NoticeRecord, StepRecord
 from tests.cli.commands import command, start_process
 
 ESCAPE = "\x1b"
@@ -165,3 +166,11 @@ def test_clock(seconds: float, text: str) -> None:
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--version") == 0
     assert re.fullmatch(r"cryogimbal \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_notice_is_a_line_of_its_own() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Display(console) as display:
+        display.show(NoticeRecord(text="tiles of the search are halved to 16 MiB"))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "note: tiles of the search are halved to 16 MiB\n"

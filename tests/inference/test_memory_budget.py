@@ -56,5 +56,7 @@ def test_a_device_out_of_memory_gets_half_and_a_line() -> None:
 
     assert float(budget.until_it_fits(work)) == 1
     assert tries == [64 * MIB, 32 * MIB, 16 * MIB]
-    assert len(budget.notices) == 2
-    assert "halved to 16 MiB" in budget.notices[1]
+    told = budget.take_notices()
+    assert len(told) == 2
+    assert "halved to 16 MiB" in told[1]
+    assert budget.take_notices() == []

@@ -8,8 +8,9 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.memory_budget import MemoryBudget
-from cryogimbal.inference.mode_search import ModeSearch, find_modes
-from cryogimbal.rotations import geodesic_distance_deg
+from cryogimbal.inference.mode_search import ModeSearch, find_modes, orientation_posterior
+from cryogimbal.rotations import geodesic_distance_deg, rotation_grid
+from tests.reference.posterior_sum import log_likelihoods_by_sums
 from tests.small_particles import blob_density, simulate_spectra
 
 SEARCH = ModeSearch(radius=6.0, n_side=4, n_modes=3)
@@ -79,3 +80,21 @@ def test_the_residual_is_that_of_the_pose(known: tuple[ParticleSpectra, Tensor, 
     predicted = batch.ctf * central_slices(grid, modes.rotation[:, 0], batch.disc, 2)
     expected = (predicted - batch.observed).square().sum(1)
     torch.testing.assert_close(modes.residual[:, 0], expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("mebibytes", [1, 200])
+def test_the_posterior_over_the_grid_is_the_softmax_of_direct_sums(
+    mebibytes: int, known: tuple[ParticleSpectra, Tensor, Tensor]
+) -> None:
+    spectra, density, _ = known
+    few = spectra.subset(torch.arange(5))
+    search = ModeSearch(radius=4.0, n_side=2, n_modes=1)
+    budget = MemoryBudget.of_mebibytes(mebibytes)
+    found = orientation_posterior(few, density, search, budget)
+    batch = few.batch(torch.arange(5), 4.0)
+    geometry = GridGeometry(box=20, radius=4.0, oversampling=1)
+    grid = geometry.grid_of_density(density)
+    slices = central_slices(grid, rotation_grid(2), batch.disc, 1)
+    scores = log_likelihoods_by_sums(batch.observed, batch.ctf, slices)
+    torch.testing.assert_close(found.double(), scores.softmax(dim=1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(5))

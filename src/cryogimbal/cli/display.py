@@ -12,7 +12,7 @@ from rich.progress import (
     TextColumn,
 )
 
-from cryogimbal.inference.records import EpochRecord, Record, StepRecord, SwitchRecord
+from cryogimbal.inference.records import EpochRecord, NoticeRecord, Record, StepRecord, SwitchRecord
 
 TITLES = {
     "posterior_search": "posterior search",
@@ -62,6 +62,9 @@ class Display:
 
     def show(self, record: Record) -> None:
         """Move on by one record."""
+        if isinstance(record, NoticeRecord):
+            self.say(f"note: {record.text}")
+            return
         if isinstance(record, SwitchRecord):
             self.say(f"{TITLES[record.from_stage]} → {TITLES[record.to_stage]}: {record.reason}")
             return

@@ -20,7 +20,13 @@ from cryogimbal.errors import InputError
 from cryogimbal.imaging.kernels.choice import kernels_for
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import ReconstructionRun
-from cryogimbal.inference.records import Record, StepRecord, SwitchRecord
+from cryogimbal.inference.records import (
+    EpochRecord,
+    NoticeRecord,
+    Record,
+    StepRecord,
+    SwitchRecord,
+)
 from cryogimbal.io.checkpoints import save_checkpoint
 from cryogimbal.io.run_folder import (
     RunFolder,
@@ -34,6 +40,7 @@ from cryogimbal.io.run_folder import (
 # Checkpoints follow the clock; nothing that is computed depends on when they are written.
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 INPUT_FILE = "input.json"
+KINDS: dict[type, str] = {EpochRecord: "epoch", SwitchRecord: "switch", NoticeRecord: "notice"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +132,7 @@ class Recorder:
         """Write a record; save a checkpoint when one is due."""
         if isinstance(record, StepRecord):
             return
-        kind = "switch" if isinstance(record, SwitchRecord) else "epoch"
+        kind = KINDS[type(record)]
         append_metrics(
             self._run, {"type": kind, **asdict(record), "seconds": round(self.seconds, 3)}
         )

@@ -35,7 +35,7 @@ class PoseEncoder(nn.Module):
         self.register_buffer("square_index", disc.square_index, persistent=False)
         backbone, n_features = _vgg16(config.pyramid_levels, config.channels, box)
         # Channels last is the layout in which convolutions are fastest, on CPUs and GPUs.
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.heads = nn.ModuleList(_head(n_features, config.hidden) for _ in range(config.n_heads))
 
     @property

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from cryogimbal.errors import InputError
+
+Result = TypeVar("Result")
 
 MIB = 2**20
 BYTES_PER_NUMBER = 4
@@ -83,7 +86,12 @@ class MemoryBudget:
             for start in range(0, n_images, images):
                 yield Tile(images=slice(start, min(start + images, n_images)), orientations=block)
 
-    def until_it_fits(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def take_notices(self) -> list[str]:
+        """What there is to tell, once."""
+        told, self.notices = self.notices, []
+        return told
+
+    def until_it_fits(self, work: Callable[[], Result]) -> Result:
         """Do the work; where the device runs out of memory, halve the budget and do it again.
 
         Raises

@@ -96,6 +96,34 @@ def find_modes(
     return Modes(rotation=torch.cat(rotation), residual=torch.cat(residual))
 
 
+def orientation_posterior(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    search: ModeSearch,
+    budget: MemoryBudget,
+) -> Float[Tensor, "particle orientation"]:
+    """Exact posterior of every image over the grid ``rotation_grid(search.n_side)``, flat prior.
+
+    The result alone takes four bytes for each image and orientation: choose the images (``subset``).
+
+    Raises
+    ------
+    InputError
+        If the budget does not hold a single tile.
+    """
+    orientations = rotation_grid(search.n_side).to(spectra.device)
+    radius = min(search.radius, spectra.disc.radius)
+    prepared = prepared_density(spectra, density, radius, SEARCH_OVERSAMPLING)
+    disc = spectra.disc.truncate(radius)
+    images = torch.arange(len(spectra), device=spectra.device)
+    scores = torch.empty(len(spectra), len(orientations), device=spectra.device)
+    for tile in budget.tiles(len(spectra), len(orientations), disc.n_coefficients):
+        slices = prepared.slices(orientations[tile.orientations], disc)
+        batch = spectra.batch(images[tile.images], radius)
+        scores[tile.images, tile.orientations] = log_likelihoods(batch, slices)
+    return torch.softmax(scores, dim=1)
+
+
 def prepared_density(
     spectra: ParticleSpectra,
     density: Float[Tensor, "box box box"],

@@ -65,6 +65,7 @@ class PosteriorSearch:
         mask: Float[Tensor, "box box box"],
         config: PosteriorConfig,
         seed: int,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._spectra = spectra
         self._mask = mask
@@ -72,7 +73,7 @@ class PosteriorSearch:
         self._seed = seed
         self._grid = rotation_grid(config.n_side).to(spectra.device)
         self._dtype = fast_dtype(spectra.device)
-        self._budget = MemoryBudget.of_mebibytes(config.memory_mib)
+        self._budget = budget or MemoryBudget.of_mebibytes(config.memory_mib)
         self._step = 0
         self._statistics: SufficientStatistics | None = None
         self._density: Tensor | None = None
@@ -140,7 +141,7 @@ class PosteriorSearch:
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
         sample = log_likelihoods(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
         temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
-        found = self._expect(batch, slices, temperature)
+        found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature))
         self._maximise(found, batch, geometry)
         self._step += 1
         if in_start + 1 == self._config.iterations:

@@ -23,10 +23,11 @@ from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import PoseInferenceConfig
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.head_training import HeadTraining
+from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.pose_inference import infer_poses
 from cryogimbal.inference.pose_table import SAME_DEG, PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
-from cryogimbal.inference.records import Record, SwitchRecord
+from cryogimbal.inference.records import NoticeRecord, Record, SwitchRecord
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
     row_encoder_from_state,
@@ -87,7 +88,8 @@ class ReconstructionRun:
     ) -> None:
         self._spectra = spectra
         self._config = config
-        self._factory = StageFactory(spectra=spectra, config=config)
+        self._budget = MemoryBudget.of_mebibytes(config.posterior.memory_mib)
+        self._factory = StageFactory(spectra=spectra, config=config, budget=self._budget)
         self._volume = self._factory.decoding_volume()
         self._table: PoseTable | None = None
         self._encoder: RowEncoder | None = None
@@ -96,8 +98,11 @@ class ReconstructionRun:
     def records(self) -> Iterator[Record]:
         """Run to the end, one record at a time."""
         while True:
-            yield from self._stage.records()
+            for record in self._stage.records():
+                yield record
+                yield from self._notices()
             following = self._hand_over(self._stage)
+            yield from self._notices()
             if following is None:
                 return
             ended, self._stage = self._stage, following
@@ -148,6 +153,10 @@ class ReconstructionRun:
         if self._table is not None:
             self._stage = self._stage_named(state["stage"], self._table)
         self._stage.load_state_dict(state["state"])
+
+    def _notices(self) -> Iterator[NoticeRecord]:
+        for text in self._budget.take_notices():
+            yield NoticeRecord(text=text)
 
     def _first_stage(self, start: StartingPoint) -> Stage:
         density = start.density

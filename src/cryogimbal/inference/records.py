@@ -64,4 +64,11 @@ class SwitchRecord:
     reason: str
 
 
-Record = StepRecord | EpochRecord | SwitchRecord
+@dataclass(frozen=True, kw_only=True)
+class NoticeRecord:
+    """Something that a person should know; the run goes on."""
+
+    text: str
+
+
+Record = StepRecord | EpochRecord | SwitchRecord | NoticeRecord

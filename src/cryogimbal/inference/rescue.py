@@ -7,7 +7,6 @@ from torch import Tensor
 from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import HartleyVolume
-from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import (
     REFINEMENT_OVERSAMPLING,
@@ -32,12 +31,12 @@ class OutlierSearch:
     """Finds images that fit badly, and gives them new hypotheses."""
 
     def __init__(
-        self, spectra: ParticleSpectra, volume: HartleyVolume, config: PosteriorConfig
+        self, spectra: ParticleSpectra, volume: HartleyVolume, n_side: int, budget: MemoryBudget
     ) -> None:
         self._spectra = spectra
         self._volume = volume
-        self._n_side = config.mode_n_side
-        self._budget = MemoryBudget.of_mebibytes(config.memory_mib)
+        self._n_side = n_side
+        self._budget = budget
 
     def rescue(self, table: PoseTable, radius: float) -> int:
         """Search outliers anew with the volume as it is; returns how many there were."""

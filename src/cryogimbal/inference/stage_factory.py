@@ -54,6 +54,7 @@ class StageFactory:
 
     spectra: ParticleSpectra
     config: ReconstructionConfig
+    budget: MemoryBudget
 
     def mask(self) -> Float[Tensor, "box box box"]:
         """Soft sphere that the particle is taken to lie in."""
@@ -94,9 +95,8 @@ class StageFactory:
 
     def posterior_search(self) -> PosteriorSearch:
         """The start by expectation maximisation."""
-        return PosteriorSearch(
-            self._searched(), self.mask(), self.config.posterior, self.config.seed
-        )
+        config, seed = self.config.posterior, self.config.seed
+        return PosteriorSearch(self._searched(), self.mask(), config, seed, self.budget)
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
         """The start by the encoder."""
@@ -137,8 +137,7 @@ class StageFactory:
             n_side=config.mode_n_side,
             n_modes=self.config.auto_decoding.hypotheses,
         )
-        budget = MemoryBudget.of_mebibytes(config.memory_mib)
-        modes = find_modes(self.spectra, density, search, budget)
+        modes = find_modes(self.spectra, density, search, self.budget)
         return PoseTable.of_residuals(modes.rotation, modes.residual)
 
     def density_of_poses(
@@ -167,7 +166,8 @@ class StageFactory:
         config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
         if config.optimiser == "adam":
             return AdamSteps(table, config.pose_steps, residual_named(config.loss), pixel_size)
-        outliers = OutlierSearch(self.spectra, volume, self.config.posterior)
+        n_side = self.config.posterior.mode_n_side
+        outliers = OutlierSearch(self.spectra, volume, n_side, self.budget)
         return GaussNewtonSteps(table, config.pose_steps, outliers)
 
     def _volume_update(self, table: PoseTable, volume: HartleyVolume) -> VolumeUpdate:
