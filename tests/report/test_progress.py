@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from cryogimbal.errors import InputError
 from cryogimbal.inference.records import EpochRecord, StepRecord, SwitchRecord
-from cryogimbal.report.history import run_history
+from cryogimbal.report.history import RESIDUAL, run_history
 from cryogimbal.report.progress import progress_figure
 
 REASON = "poses have settled (median change 2.0° per epoch, below 30°)"
@@ -121,7 +121,8 @@ def test_axes_are_named_with_their_units() -> None:
         "band limit (Å)",
         "share of images won by each head",
     ]
-    assert [axes.get_xlabel() for axes in rows[-1]] == ["epoch of the stage"] * 2
+    # Four stages are too narrow for a name under each.
+    assert [axes.get_xlabel() for axes in rows[-1]] == ["epoch of the stage", ""]
 
 
 def test_without_heads_there_is_no_panel_for_them() -> None:
@@ -175,3 +176,19 @@ def test_a_changing_number_of_heads_is_refused() -> None:
     ]
     with pytest.raises(InputError, match=r"auto_encoding.*found \[2, 3\]"):
         progress_figure(records)
+
+
+def test_notices_are_passed_over_and_errors_of_heads_are_no_residuals() -> None:
+    taught = {
+        "stage": "head_training",
+        "epoch": 0,
+        "loss": 0.05,
+        "resolution_angstrom": 20.0,
+        "head_usage": [0.5, 0.5],
+        "head_error_median_deg": 4.5,
+    }
+    history = run_history([{"text": "tiles are halved"}, *whole_run(), taught])
+    assert history.stages[-1].name == "head_training"
+    assert numpy.isnan(history.stages[-1].series(RESIDUAL)).all()
+    assert numpy.isfinite(history.stages[0].series(RESIDUAL)).all()
+    assert history.stages[-1].series("head_error_median_deg").tolist() == [4.5]

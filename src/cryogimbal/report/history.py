@@ -13,6 +13,9 @@ from cryogimbal.errors import InputError
 Line = Mapping[str, Any]
 
 # Fields of EpochRecord, StepRecord and SwitchRecord that tell the three apart.
+NOTICE_FIELDS = {"text"}
+# What the loss of a stage is, unless the stage measures its heads by the error of known poses.
+RESIDUAL = "loss"
 EPOCH_FIELDS = {"stage", "epoch", "loss", "resolution_angstrom"}
 STEP_FIELDS = {"stage", "epoch", "images_done"}
 SWITCH_FIELDS = {"from_stage", "to_stage", "reason"}
@@ -32,7 +35,10 @@ class StageHistory:
 
     def series(self, field: str) -> numpy.ndarray:
         """One number per epoch; NaN where it was not measured."""
-        values = [line.get(field) for line in self.epochs]
+        values = [
+            None if field == RESIDUAL and line.get("head_error_median_deg") else line.get(field)
+            for line in self.epochs
+        ]
         return numpy.array([math.nan if v is None else float(v) for v in values])
 
     def head_usage(self) -> numpy.ndarray | None:
@@ -73,12 +79,12 @@ class RunHistory:
 
 
 def run_history(records: Sequence[Line]) -> RunHistory:
-    """Sort the records of a run: epochs and switches are kept, steps passed over.
+    """Sort the records of a run: epochs and switches are kept, steps and notices passed over.
 
     Raises
     ------
     InputError
-        If a record is none of the three, or there is no epoch among them.
+        If a record is none of the four, or there is no epoch among them.
     """
     epochs: list[Line] = []
     switches: list[Switch] = []
@@ -89,7 +95,7 @@ def run_history(records: Sequence[Line]) -> RunHistory:
             switches.append(Switch(after_epoch=after, **told))
         elif record.keys() >= EPOCH_FIELDS:
             epochs.append(record)
-        elif not record.keys() >= STEP_FIELDS:
+        elif not (record.keys() >= STEP_FIELDS or record.keys() >= NOTICE_FIELDS):
             raise InputError(
                 f"record {number} of the run: expected an epoch, a step or a switch of stages, "
                 f"found the fields {sorted(record)}; is this a metrics.jsonl?"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
 
-from cryogimbal.report.history import RunHistory, StageHistory, run_history
+from cryogimbal.report.history import RESIDUAL, RunHistory, StageHistory, run_history
 from cryogimbal.report.style import (
     BLUE,
     GREEN,
@@ -84,11 +84,11 @@ def progress_figure(records: Sequence[Mapping[str, Any]]) -> "matplotlib.figure.
         width_ratios=[max(n, LEAST_WIDTH_OF_A_STAGE * max(lengths)) for n in lengths],
     )
     for column, (stage, usage) in enumerate(zip(history.stages, usages, strict=True)):
-        _draw_series(panels[0, column], stage, "loss", BLUE)
+        _draw_series(panels[0, column], stage, RESIDUAL, BLUE)
         _draw_series(panels[1, column], stage, "pose_change_median_deg", RED)
         _draw_series(panels[2, column], stage, "resolution_angstrom", GREEN)
         if n_rows == 4:
-            _draw_heads(panels[3, column], stage, usage)
+            _draw_heads(panels[3, column], stage, usage, "left" if column == 0 else "right")
     _dress_panels(panels, history)
     _draw_half_map_resolution(panels[2], history)
     _scale_loss(panels[0], history)
@@ -117,7 +117,10 @@ def _draw_series(
 
 
 def _draw_heads(
-    panel: "matplotlib.axes.Axes", stage: StageHistory, usage: numpy.ndarray | None
+    panel: "matplotlib.axes.Axes",
+    stage: StageHistory,
+    usage: numpy.ndarray | None,
+    legend_side: Literal["left", "right"],
 ) -> None:
     if usage is None:
         _say(panel, (0.5, 0.5), "no heads\nin this stage")
@@ -137,7 +140,7 @@ def _draw_heads(
         )
         bottom = bottom + usage[:, head]
     panel.set_ylim(0, 1)
-    _legend_above(panel, "left")
+    _legend_above(panel, legend_side)
 
 
 def _draw_half_map_resolution(row: numpy.ndarray, history: RunHistory) -> None:
@@ -168,12 +171,14 @@ def _dress_panels(panels: numpy.ndarray, history: RunHistory) -> None:
         panels[0, column].set_title(
             stage.name.replace("_", "-"), fontsize=LABEL_SIZE, color=INK, pad=10
         )
-        panels[-1, column].set_xlabel("epoch of the stage", fontsize=LABEL_SIZE, color=INK)
+        panels[-1, column].set_xlabel(
+            "epoch of the stage" if column == 0 else "", fontsize=LABEL_SIZE, color=INK
+        )
 
 
 def _scale_loss(row: numpy.ndarray, history: RunHistory) -> None:
     """Let the first epoch leave the scale, and say so, where it would flatten all others."""
-    loss = numpy.concatenate([stage.series("loss") for stage in history.stages])
+    loss = numpy.concatenate([stage.series(RESIDUAL) for stage in history.stages])
     first, later = loss[0], loss[1:][numpy.isfinite(loss[1:])]
     if len(later) < 2:
         return
