@@ -13,7 +13,11 @@ CASES = {
     " --n-particles 5000 --snr 0.1",
     "hsp90": f"{DATA}/atomic/2cg9.pdb.gz --box 64 --pixel-size 3 --n-particles 5000 --snr 0.1",
     "spike": f"{DATA}/atomic/6vyb.pdb.gz --box 64 --pixel-size 4.26 --n-particles 5000 --snr 0.1",
+    # D2: a pose is right at four of them, which the score does not know; read its FSC.
+    "bgal": f"{DATA}/maps/ngl_betaGal_100.mrc --n-particles 5000 --snr 0.1",
     "phantom": "asymmetric --box 32 --pixel-size 8 --n-particles 2000 --snr 0.1",
+    "phantom-odd": "asymmetric --box 49 --pixel-size 4 --n-particles 3000 --snr 0.05"
+    " --phantom-seed 1",
 }
 
 
@@ -21,10 +25,15 @@ def stack_folder(case: str, work: Path) -> Path:
     """Folder with the stack of a case and its truth; simulated if it is not there yet."""
     folder = work / case
     if not (folder / "truth.mrc").exists():
-        data = Path(os.environ.get("CRYOGIMBAL_TEST_DATA", REPOSITORY / "../shared/data"))
-        source = CASES[case].replace(DATA, str(data.resolve()))
-        command("simulate", *source.split(), "--out", str(folder))
+        simulate(case, folder)
     return folder
+
+
+def simulate(case: str, folder: Path, *others: str) -> None:
+    """Simulate a case; options given as well go over the case's own."""
+    data = Path(os.environ.get("CRYOGIMBAL_TEST_DATA", REPOSITORY / "../shared/data"))
+    source = CASES[case].replace(DATA, str(data.resolve()))
+    command("simulate", *source.split(), *others, "--out", str(folder))
 
 
 def command(*arguments: str) -> None:
