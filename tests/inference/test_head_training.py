@@ -124,7 +124,7 @@ def test_the_error_is_the_sine_of_half_the_angle(generator: torch.Generator) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "head-training.epochs: expected at least 1, found 0"),
+        ({"epochs": -1}, "head-training.epochs: expected 0 or more, found -1"),
         ({"batch_size": 1}, "head-training.batch-size: expected at least 2 images, found 1"),
         ({"images_per_epoch": 1}, "head-training.images-per-epoch: expected at least 2"),
         ({"images_per_epoch": 257}, r"one more than a multiple of the batch size \(256\)"),

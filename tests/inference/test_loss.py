@@ -1,12 +1,20 @@
 """Winner takes all: values, choice and gradient."""
 
+import pytest
 import torch
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
-from cryogimbal.inference.loss import best_head, loss_of, modulus_residual, squared_residual
+from cryogimbal.inference.loss import (
+    Residual,
+    best_head,
+    compared,
+    loss_of,
+    modulus_residual,
+    squared_residual,
+)
 from cryogimbal.rotations import random_rotations, six_d_to_rotation
 
 
@@ -61,3 +69,26 @@ def test_best_head_picks_rotation_and_shift_of_the_same_head(generator: torch.Ge
     assert chosen.shift_angstrom is not None
     assert torch.equal(chosen.rotation[:, 0], torch.stack([rotation[0, 1], rotation[1, 0]]))
     assert torch.equal(chosen.shift_angstrom[:, 0], torch.stack([shift[0, 1], shift[1, 0]]))
+
+
+@pytest.mark.parametrize("residual", [squared_residual, modulus_residual])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_comparing_hypotheses_gives_their_losses_without_a_gradient(
+    residual: Residual, shifted: bool, box: int, generator: torch.Generator
+) -> None:
+    disc = make_disc(box, 4.0)
+    volume = HartleyVolume(GridGeometry(box=box, radius=4.0, oversampling=1))
+    volume.randomise(generator, amplitude=1.0)
+    model = ImageModel(decoder=volume.frozen(), pixel_size_angstrom=3.0)
+    batch = ParticleBatch(
+        disc=disc,
+        observed=torch.randn(5, disc.n_coefficients, generator=generator),
+        ctf=torch.rand(5, disc.n_coefficients, generator=generator),
+        index=torch.arange(5),
+    )
+    rotation = random_rotations(5 * 6, generator).unflatten(0, (5, 6)).requires_grad_()
+    shift = torch.randn(5, 6, 2, generator=generator) if shifted else None
+    hypotheses = PoseHypotheses(rotation=rotation, shift_angstrom=shift)
+    found = compared(model, hypotheses, batch, residual)
+    assert not found.requires_grad
+    assert torch.allclose(found, loss_of(model, hypotheses, batch, residual), rtol=1e-4)

@@ -63,7 +63,9 @@ WAYS = {
         TINY,
         start="encoder",
         volume=VolumeConfig(oversampling=1, interpolation="factored", start_amplitude=1.0),
-        auto_encoding=replace(TINY_ENCODING, loss="modulus", switch=SwitchConfig(rule="fixed")),
+        auto_encoding=replace(
+            TINY_ENCODING, network="vgg16", loss="modulus", switch=SwitchConfig(rule="fixed")
+        ),
         auto_decoding=replace(
             TINY_DECODING, volume_step="adam", optimiser="adam", hypotheses=1, pose_rate_end=None
         ),

@@ -14,11 +14,15 @@ from cryogimbal.imaging.volume import HartleyVolume
 from cryogimbal.inference.config import AutoEncodingConfig
 from cryogimbal.inference.encoder import PoseEncoder
 from cryogimbal.inference.epochs import EpochProgress
-from cryogimbal.inference.loss import best_head, loss_of, residual_named
+from cryogimbal.inference.loss import best_head, compared, loss_of, residual_named
+from cryogimbal.inference.mode_search import distinct
 from cryogimbal.inference.records import EpochRecord, StepRecord
+from cryogimbal.inference.row_encoder import RowEncoder
 from cryogimbal.inference.switching import SwitchRule
 
 NAME = "auto_encoding"
+# Proposals of an image that are nearer than this are of one mode.
+SEPARATION_DEG = 15.0
 
 
 class AutoEncoding:
@@ -29,7 +33,7 @@ class AutoEncoding:
     def __init__(
         self,
         spectra: ParticleSpectra,
-        encoder: PoseEncoder,
+        encoder: PoseEncoder | RowEncoder,
         volume: HartleyVolume,
         config: AutoEncodingConfig,
         seed: int,
@@ -44,8 +48,8 @@ class AutoEncoding:
         self._encoder_optimiser = torch.optim.Adam(encoder.parameters(), lr=config.encoder_rate)
         self._volume_optimiser = torch.optim.Adam(volume.parameters(), lr=config.volume_rate)
         self._rotation = torch.eye(3, device=spectra.device).repeat(len(spectra), 1, 1)
-        self._wins = torch.zeros(len(encoder.heads), device=spectra.device)
-        self._head_loss = torch.zeros(len(encoder.heads), device=spectra.device)
+        self._wins = torch.zeros(encoder.n_heads, device=spectra.device)
+        self._head_loss = torch.zeros(encoder.n_heads, device=spectra.device)
         self._progress = EpochProgress(
             stage=NAME,
             n_epochs=config.epochs,
@@ -113,13 +117,12 @@ class AutoEncoding:
         self._rotation[batch.index] = chosen.rotation.detach()[:, 0]
         return losses.detach()
 
-    @torch.no_grad()
     def _winner(self, hypotheses: PoseHypotheses, batch: ParticleBatch) -> PoseHypotheses:
-        losses = loss_of(self._model(self._volume.frozen()), hypotheses, batch, self._residual)
-        with torch.enable_grad():
-            head, chosen = best_head(losses, hypotheses)
-        self._wins += torch.bincount(head, minlength=len(self._wins))
-        self._head_loss += losses.sum(dim=0)
+        n_heads = self.encoder.n_heads
+        losses = compared(self._model(self._volume.frozen()), hypotheses, batch, self._residual)
+        head, chosen = best_head(losses, hypotheses)
+        self._wins += torch.bincount(head % n_heads, minlength=n_heads)
+        self._head_loss += losses.unflatten(1, (-1, n_heads)).amin(dim=1).sum(dim=0)
         return chosen
 
     def _model(self, decoder: Any) -> ImageModel:
@@ -140,28 +143,40 @@ class AutoEncoding:
         )
 
 
-def propose(encoder: PoseEncoder, spectra: ParticleSpectra, batch: ParticleBatch) -> PoseHypotheses:
+def propose(
+    encoder: PoseEncoder | RowEncoder, spectra: ParticleSpectra, batch: ParticleBatch
+) -> PoseHypotheses:
     """The encoder's hypotheses for the images of a batch, seen at the encoder's own band limit."""
-    return encoder(spectra.rows[batch.index, : encoder.n_coefficients])
+    return encoder.propose(spectra.batch(batch.index, encoder.radius))
 
 
 @torch.no_grad()
-def best_encoder_poses(
-    encoder: PoseEncoder,
+def encoder_modes(
+    encoder: PoseEncoder | RowEncoder,
     volume: HartleyVolume,
     spectra: ParticleSpectra,
     config: AutoEncodingConfig,
-) -> Float[Tensor, "particle 3 3"]:
-    """Hand-over (the paper's equation 7): for every image the head with the lowest loss."""
+    n_modes: int,
+) -> tuple[Float[Tensor, "particle mode 3 3"], Float[Tensor, "particle mode"]]:
+    """Hand-over (the paper's equation 7): for every image the proposals that fit best, best first.
+
+    Their residuals are sums over coefficients, infinite where the proposals of an image do not lie
+    apart from each other.
+    """
     encoder.eval()
     model = ImageModel(decoder=volume.frozen(), pixel_size_angstrom=spectra.pixel_size_angstrom)
     residual = residual_named(config.loss)
     radius = config.band.radius(config.epochs, spectra.disc.radius)
-    parts = []
+    rotation, left = [], []
     for index in torch.arange(len(spectra), device=spectra.device).split(config.batch_size):
         batch = spectra.batch(index, radius)
         hypotheses = propose(encoder, spectra, batch)
-        _, chosen = best_head(loss_of(model, hypotheses, batch, residual), hypotheses)
-        parts.append(chosen.rotation[:, 0])
+        losses, order = compared(model, hypotheses, batch, residual).sort(dim=1)
+        ranked = hypotheses.rotation.take_along_dim(order[:, :, None, None], dim=1)
+        chosen = distinct(ranked, n_modes, SEPARATION_DEG)
+        taken = chosen.clamp(min=0)
+        rotation.append(ranked.take_along_dim(taken[:, :, None, None], dim=1))
+        sums = losses.take_along_dim(taken, dim=1) * batch.disc.n_coefficients
+        left.append(sums.masked_fill(chosen < 0, torch.inf))
     encoder.train()
-    return torch.cat(parts)
+    return torch.cat(rotation), torch.cat(left)

@@ -176,17 +176,22 @@ class SwitchConfig:
 class AutoEncodingConfig:
     """Stage 1 with the encoder: winner takes all over its heads."""
 
-    epochs: int = 120
+    network: Literal["rows", "vgg16"] = "rows"
+    """A fully connected network on disc rows (options: row-encoder), or the paper's convolutional one
+    on pixels (options: encoder)."""
+    epochs: int = 40
     """Most passes over the images."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Images per step."""
-    encoder_rate: float = 5e-4
+    encoder_rate: float = 5e-3
     """Adam's rate for the network."""
-    volume_rate: float = 5e-3
+    volume_rate: float = 0.05
     """Adam's rate for mantissa and exponent."""
     loss: Literal["squared", "modulus"] = "squared"
     """Residual: squared error (the paper) or modulus (the authors' code)."""
-    band: BandConfig = field(default_factory=lambda: BandConfig(end_radius=8.0))
+    band: BandConfig = field(
+        default_factory=lambda: BandConfig(start_radius=4.0, end_radius=8.0, growth_epochs=20)
+    )
     """Band limit over the epochs."""
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     """When to hand over."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.fourier.transforms import hartley_to_image
+from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.inference.config import EncoderConfig
 from cryogimbal.inference.precision import network_precision
 from cryogimbal.rotations import six_d_to_rotation
@@ -39,12 +40,26 @@ class PoseEncoder(nn.Module):
         self.heads = nn.ModuleList(_head(n_features, config.hidden) for _ in range(config.n_heads))
 
     @property
+    def n_heads(self) -> int:
+        """Rotations proposed for each image."""
+        return len(self.heads)
+
+    @property
     def n_coefficients(self) -> int:
         """How many leading coefficients of a row the network sees."""
         return self.square_index.shape[0]
 
+    @property
+    def radius(self) -> float:
+        """Highest frequency that the network sees, in cycles per box."""
+        return self.box / 2
+
+    def propose(self, batch: ParticleBatch) -> PoseHypotheses:
+        """One rotation per head for each image; the network sees no CTF."""
+        return self(batch.observed[:, : self.n_coefficients])
+
     def forward(self, rows: Float[Tensor, "batch coefficient"]) -> PoseHypotheses:
-        """One rotation per head for each image, particles taken as centred."""
+        """One rotation per head for each row, particles taken as centred."""
         levels = self._levels(rows)
         with network_precision(rows.device):
             features = self.backbone(levels)

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
+from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
+from cryogimbal.imaging.slices import PreparedGrid
 
 Residual = Callable[[Tensor, Tensor], Tensor]
 
@@ -46,6 +49,19 @@ def best_head(
     if shift is not None:
         shift = shift.take_along_dim(head[:, None, None], dim=1)
     return head, PoseHypotheses(rotation=rotation, shift_angstrom=shift)
+
+
+@torch.no_grad()
+def compared(
+    model: ImageModel, hypotheses: PoseHypotheses, batch: ParticleBatch, residual: Residual
+) -> Float[Tensor, "batch head"]:
+    """:func:`loss_of` without gradients: in one pass and with no prediction kept, where possible."""
+    decoder, rotation = model.decoder, hypotheses.rotation
+    plain = residual is squared_residual and hypotheses.shift_angstrom is None
+    if plain and isinstance(decoder, PreparedGrid):
+        left, _ = pose_fits(decoder, hypotheses_of(rotation), batch)
+        return left.view(rotation.shape[:2]) / batch.disc.n_coefficients
+    return loss_of(model, hypotheses, batch, residual)
 
 
 def loss_of(

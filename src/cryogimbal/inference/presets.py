@@ -34,6 +34,7 @@ def _cryospin() -> ReconstructionConfig:
             n_heads=7, channels=(64, 128, 256, 256, 256), hidden=512, input_box=None
         ),
         auto_encoding=AutoEncodingConfig(
+            network="vgg16",
             epochs=7,
             batch_size=64,
             encoder_rate=1e-4,

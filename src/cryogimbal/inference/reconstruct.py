@@ -18,7 +18,7 @@ from cryogimbal.data.density import DensityMap
 from cryogimbal.evaluation.fsc import FscCurve
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
-from cryogimbal.inference.auto_encoding import AutoEncoding, best_encoder_poses
+from cryogimbal.inference.auto_encoding import AutoEncoding, encoder_modes
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import PoseInferenceConfig
 from cryogimbal.inference.grid_search import scaled_to_images
@@ -191,16 +191,21 @@ class ReconstructionRun:
         return self._factory.head_training(self._volume.density())
 
     def _after_auto_encoding(self, stage: AutoEncoding) -> AutoDecoding:
-        rotation = best_encoder_poses(
-            stage.encoder, self._volume, self._spectra, self._config.auto_encoding
+        modes = encoder_modes(
+            stage.encoder,
+            self._volume,
+            self._spectra,
+            self._config.auto_encoding,
+            self._config.auto_decoding.hypotheses,
         )
+        table = PoseTable.of_residuals(*modes)
         encoded, self._volume = self._volume, self._factory.decoding_volume()
         if encoded.geometry == self._volume.geometry:
             # The factors go on as they are, not only their product.
             self._volume = encoded
-            self._table = PoseTable.starting_at(rotation)
+            self._table = table
             return self._factory.auto_decoding(self._table, self._volume)
-        return self._decoding(encoded.density(), PoseTable.starting_at(rotation))
+        return self._decoding(encoded.density(), table)
 
     def _decoding(self, density: Float[Tensor, "box box box"], table: PoseTable) -> AutoDecoding:
         """Stage 2 from a density and poses found elsewhere."""

@@ -18,6 +18,7 @@ from cryogimbal.errors import InputError
 from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.plane_symmetry import plane_symmetries, symmetric_places
+from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.config_heads import RowEncoderConfig
 from cryogimbal.inference.precision import network_precision
 from cryogimbal.rotations import six_d_to_rotation
@@ -25,6 +26,9 @@ from cryogimbal.rotations import six_d_to_rotation
 ROTATION_NUMBERS = 6
 # Heads start apart from each other by about this much, beside which an image counts for little.
 HEAD_SPREAD = 0.5
+# Power of a shell in which nothing stands out of the noise.
+LEAST_POWER = 0.01
+IMAGES_AT_ONCE = 1024
 
 
 class RowEncoder(nn.Module):
@@ -52,6 +56,25 @@ class RowEncoder(nn.Module):
             n_features = width
         layers.append(nn.Linear(n_features, config.n_heads * ROTATION_NUMBERS))
         self.network = nn.Sequential(*layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Rotations proposed for each copy of an image."""
+        return self.config.n_heads
+
+    @property
+    def radius(self) -> float:
+        """Highest frequency that the network sees, in cycles per box."""
+        return self.disc.radius
+
+    def propose(self, batch: ParticleBatch) -> PoseHypotheses:
+        """M rotations for each of the eight symmetric copies of every image, copies first."""
+        symmetries = plane_symmetries(batch.observed.device)
+        copies = signal_estimate(self, batch)[:, self.places]
+        rotation = self(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
+        # The pose of a copy is G R.
+        undone = symmetries.transpose(-1, -2)[:, None] @ rotation
+        return PoseHypotheses(rotation=undone.flatten(1, 2))
 
     def forward(self, rows: Float[Tensor, "batch coefficient"]) -> Float[Tensor, "batch head 3 3"]:
         """Rotations within the asymmetric unit, of rows that :func:`signal_estimate` made."""
@@ -83,16 +106,29 @@ def signal_estimate(
     return observed * ctf * encoder.power.sqrt() / (ctf.square() * encoder.power + 1)
 
 
+def power_above_noise(spectra: ParticleSpectra, disc: Disc) -> Float[Tensor, " coefficient"]:
+    """Mean square of the slices behind images of an unknown map, by shells.
+
+    A coefficient is ``H = C S + N(0, 1)``, so that ``<S^2> = <H^2 - 1> / <C^2>``.
+    """
+    squares, ctf_squares = torch.zeros(2, disc.n_coefficients, device=spectra.device)
+    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
+        batch = spectra.batch(index, disc.radius)
+        squares += (batch.observed.square() - 1).sum(0)
+        ctf_squares += batch.ctf.square().sum(0)
+    shell = disc.shell_per_coefficient
+    power, weight = (
+        torch.zeros(int(shell.max()) + 1, device=spectra.device).index_add(0, shell, part)
+        for part in (squares, ctf_squares)
+    )
+    return (power / weight).clamp_min(LEAST_POWER)[shell]
+
+
 @torch.no_grad()
 def propose_poses(encoder: RowEncoder, batch: ParticleBatch) -> PoseHypotheses:
-    """M rotations for each of the eight symmetric copies of every image, copies first."""
+    """What a taught encoder proposes: no statistics of the batch enter."""
     encoder.eval()
-    symmetries = plane_symmetries(batch.observed.device)
-    copies = signal_estimate(encoder, batch)[:, encoder.places]
-    rotation = encoder(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
-    # The pose of a copy is G R.
-    undone = symmetries.transpose(-1, -2)[:, None] @ rotation
-    return PoseHypotheses(rotation=undone.flatten(1, 2))
+    return encoder.propose(batch)
 
 
 def row_encoder_to_state(encoder: RowEncoder) -> dict[str, Any]:

@@ -29,6 +29,11 @@ from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSte
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
 from cryogimbal.inference.rescue import OutlierSearch
+from cryogimbal.inference.row_encoder import (
+    RowEncoder,
+    initialise_row_encoder,
+    power_above_noise,
+)
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.inference.volume_update import (
     AdamVolumeUpdate,
@@ -101,16 +106,9 @@ class StageFactory:
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
         """The start by the encoder."""
         searched = self._searched()
-        box = min(self.config.encoder.input_box or searched.disc.box, searched.disc.box)
-        encoder = PoseEncoder(self.config.encoder, box)
-        initialise(encoder, generator_for(self.config.seed, "encoder"))
-        return AutoEncoding(
-            searched,
-            encoder.to(searched.device),
-            volume,
-            self.config.auto_encoding,
-            self.config.seed,
-        )
+        networks = {"rows": self._row_encoder, "vgg16": self._convolutional_encoder}
+        encoder = networks[self.config.auto_encoding.network](searched)
+        return AutoEncoding(searched, encoder, volume, self.config.auto_encoding, self.config.seed)
 
     def auto_decoding(self, table: PoseTable, volume: HartleyVolume) -> AutoDecoding:
         """Stage 2 from a table of poses."""
@@ -152,6 +150,18 @@ class StageFactory:
     def _decoding(self, kind: type[Decoding], table: PoseTable, volume: HartleyVolume) -> Decoding:
         steps, update = self._pose_steps(table, volume), self._volume_update(table, volume)
         return kind(self.spectra, table, steps, update, self.config.auto_decoding, self.config.seed)
+
+    def _row_encoder(self, searched: ParticleSpectra) -> RowEncoder:
+        disc = searched.disc.truncate(self.config.row_encoder.radius)
+        encoder = RowEncoder(self.config.row_encoder, disc, power_above_noise(searched, disc))
+        initialise_row_encoder(encoder, generator_for(self.config.seed, "encoder"))
+        return encoder.to(searched.device)
+
+    def _convolutional_encoder(self, searched: ParticleSpectra) -> PoseEncoder:
+        box = min(self.config.encoder.input_box or searched.disc.box, searched.disc.box)
+        encoder = PoseEncoder(self.config.encoder, box)
+        initialise(encoder, generator_for(self.config.seed, "encoder"))
+        return encoder.to(searched.device)
 
     def _searched(self) -> ParticleSpectra:
         return self.spectra.subset(self._searched_particles())
