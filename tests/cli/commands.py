@@ -42,7 +42,7 @@ epochs = 2
 batch_size = 32
 
 [row_encoder]
-n_heads = 2
+n_heads = 3
 widths = [16]
 radius = 5.0
 

@@ -53,7 +53,7 @@ TINY = ReconstructionConfig(
     auto_decoding=TINY_DECODING,
     auto_encoding=TINY_ENCODING,
     encoder=TINY_ENCODER,
-    row_encoder=RowEncoderConfig(n_heads=2, widths=(16,), radius=5.0),
+    row_encoder=RowEncoderConfig(n_heads=3, widths=(16,), radius=5.0),
     head_training=HeadTrainingConfig(epochs=0),
 )
 WAYS = {
