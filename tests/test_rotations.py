@@ -13,6 +13,7 @@ from cryogimbal.rotations import (
     geodesic_distance_deg,
     geodesic_distance_rad,
     mirror_rotation,
+    nearer_than_deg,
     orthonormalise,
     random_rotations,
     rotation_grid,
@@ -356,3 +357,10 @@ def test_a_mirrored_particle_shows_the_same_image_at_the_mirrored_pose(
     image = points @ rotation.mT
     other_image = (points * mirror) @ mirror_rotation(rotation).mT
     torch.testing.assert_close(other_image[..., :2], image[..., :2])
+
+
+def test_rotations_near_each_other_are_those_within_the_angle(generator: torch.Generator) -> None:
+    rotation = random_rotations(40, generator).double()
+    distance = geodesic_distance_deg(*torch.broadcast_tensors(rotation[:, None], rotation))
+    for angle_deg in (30.0, 90.0, 170.0):
+        assert torch.equal(nearer_than_deg(rotation, angle_deg), distance < angle_deg)

@@ -10,7 +10,7 @@ import astropy_healpix
 import numpy
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Below this angle (rad) the closed forms lose digits in float32 and the series is exact to 1e-9.
@@ -129,6 +129,15 @@ def geodesic_distance_deg(
 ) -> Float[Tensor, "*n"]:
     """The same angle in degrees, for records that people read."""
     return torch.rad2deg(geodesic_distance_rad(a, b))
+
+
+def nearer_than_deg(
+    rotation: Float[Tensor, "*n m 3 3"], angle_deg: float
+) -> Bool[Tensor, "*n m m"]:
+    """Which of some rotations lie within an angle of each other: ``trace(A' B) = 1 + 2 cos(angle)``."""
+    flat = rotation.flatten(-2)
+    # The trace of the product is the sum over elements.
+    return (flat @ flat.mT - 1) / 2 > math.cos(math.radians(angle_deg))
 
 
 def mirror_rotation(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:

@@ -20,7 +20,7 @@ from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.posterior import log_likelihoods
-from cryogimbal.rotations import rotation_grid, rotvec_to_rotation
+from cryogimbal.rotations import nearer_than_deg, rotation_grid, rotvec_to_rotation
 
 # At the few cycles per box of the search an unpadded grid is exact enough, and eight times smaller.
 SEARCH_OVERSAMPLING = 1
@@ -173,9 +173,7 @@ def distinct(
 
     -1 where no candidate is left.
     """
-    flat = ranked.flatten(2)
-    # cos(angle) = (trace(A'B) - 1) / 2, and the trace is the sum over elements.
-    apart = (flat @ flat.mT - 1) / 2 < math.cos(math.radians(separation_deg))
+    near = nearer_than_deg(ranked, separation_deg)
     free = torch.ones(ranked.shape[:2], dtype=torch.bool, device=ranked.device)
     rows = torch.arange(len(ranked), device=ranked.device)
     chosen = []
@@ -184,7 +182,7 @@ def distinct(
         chosen.append(torch.where(free.any(dim=1), first, -1))
         # Rounding must not leave a candidate apart from itself.
         free[rows, first] = False
-        free &= apart[rows, first]
+        free &= ~near[rows, first]
     return torch.stack(chosen, dim=1)
 
 
@@ -196,8 +194,7 @@ def _ordered(rotation: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
 
 def _met(refined: Tensor, search: ModeSearch) -> Bool[Tensor, "batch mode"]:
     """Modes (best first) that refinement has brought to a better one: it was the same peak."""
-    flat = refined.flatten(2)
-    near = (flat @ flat.mT - 1) / 2 > math.cos(math.radians(search.separation_deg / 2))
+    near = nearer_than_deg(refined, search.separation_deg / 2)
     return near.tril(diagonal=-1).any(dim=2)
 
 

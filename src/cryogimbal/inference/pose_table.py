@@ -1,6 +1,5 @@
 """The poses of all images: one each, or several hypotheses while an image leaves them open."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.imaging.kernels.contract import Hypotheses
+from cryogimbal.rotations import nearer_than_deg
 
 # Posterior weight below which a hypothesis is dropped for good (log-odds of 14).
 DROP_BELOW = 1e-6
@@ -148,7 +148,6 @@ class PoseTable:
 
 def _best_at_the_same_pose(rotation: Tensor, residual: Tensor) -> Int[Tensor, "batch hypothesis"]:
     """For each hypothesis the one of lowest residual that has come close to it, mostly itself."""
-    flat = rotation.flatten(2)
-    near = (flat @ flat.mT - 1) / 2 > math.cos(math.radians(SAME_DEG))
+    near = nearer_than_deg(rotation, SAME_DEG)
     near |= torch.eye(residual.shape[1], dtype=torch.bool, device=near.device)
     return torch.where(near, residual[:, None, :], torch.inf).argmin(dim=2)
