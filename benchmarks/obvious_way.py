@@ -5,6 +5,7 @@ What a good programmer writes first: every coefficient of the disc is looked up 
 with gradients, and optimisers are torch's own.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.plane_symmetry import plane_symmetries
 from cryogimbal.inference.config import EncoderConfig
+from cryogimbal.inference.row_encoder import RowEncoder
 from cryogimbal.rotations import rotvec_to_rotation, six_d_to_rotation
 
 VGG16_BLOCKS = (2, 2, 3, 3, 3)
@@ -103,6 +106,24 @@ class PlainEncoder(nn.Module):
         return six_d_to_rotation(torch.stack([head(features) for head in self.heads], dim=1))
 
 
+class PlainRowEncoder(nn.Module):
+    """The network on rows in float32, copies one after the other."""
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(encoder.network)
+        self.places = encoder.places
+        self.symmetries = plane_symmetries(encoder.places.device)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rotations (batch, copy x head, 3, 3)."""
+        proposed = []
+        for places, symmetry in zip(self.places, self.symmetries, strict=True):
+            six_d = self.network(rows[:, places]).unflatten(1, (-1, 6))
+            proposed.append(symmetry.T @ six_d_to_rotation(six_d))
+        return torch.cat(proposed, dim=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlainPosterior:
     """Posterior of some images over orientations by residuals, orientation block by block."""
@@ -123,8 +144,9 @@ class PlainPosterior:
 class AutoEncodingStep:
     """One step of encoder and volume: all heads rendered with gradients, the least residual counts."""
 
-    def __init__(self, encoder: PlainEncoder, grid: Tensor, images: Tensor, batch: ParticleBatch):
-        self._encoder, self._images, self._batch = encoder, images, batch
+    def __init__(self, encoder: nn.Module, grid: Tensor, seen: Tensor, batch: ParticleBatch):
+        """``seen`` is what the encoder takes: images or rows."""
+        self._encoder, self._seen, self._batch = encoder, seen, batch
         self._mantissa = grid.clone().requires_grad_()
         self._exponent = torch.zeros_like(grid).requires_grad_()
         self._encoder_optimiser = torch.optim.Adam(encoder.parameters(), lr=5e-4)
@@ -132,7 +154,7 @@ class AutoEncodingStep:
 
     def __call__(self) -> None:
         """One step."""
-        rotation = self._encoder(self._images)
+        rotation = self._encoder(self._seen)
         grid = self._mantissa * self._exponent.exp()
         taken = sampled_slices(grid, rotation.flatten(0, 1), self._batch.disc, oversampling=1)
         predicted = taken.unflatten(0, rotation.shape[:2]) * self._batch.ctf[:, None]
