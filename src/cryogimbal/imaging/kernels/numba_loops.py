@@ -24,8 +24,12 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     A checker of annotations may have wrapped the function; what is compiled is the function itself.
     """
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy", "cache": True}
-    return numba.njit(**options)(inspect.unwrap(function))
+    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+    try:
+        return numba.njit(**options, cache=True)(inspect.unwrap(function))
+    except RuntimeError:
+        # No folder to keep compiled code in can be written: every run compiles anew (seconds).
+        return numba.njit(**options)(inspect.unwrap(function))
 
 
 @compiled
