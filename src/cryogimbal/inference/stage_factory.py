@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.evaluation.masks import soft_sphere_mask
@@ -164,13 +164,12 @@ class StageFactory:
         return encoder.to(searched.device)
 
     def _searched(self) -> ParticleSpectra:
-        return self.spectra.subset(self._searched_particles())
-
-    def _searched_particles(self) -> Int[Tensor, " particle"]:
-        n = len(self.spectra)
+        n, most = len(self.spectra), self.config.max_particles
+        if most is None or most >= n:
+            # A subset of all would hold the whole stack a second time.
+            return self.spectra
         order = torch.randperm(n, generator=generator_for(self.config.seed, "subset"))
-        chosen = order[: self.config.max_particles or n].sort().values
-        return chosen.to(self.spectra.device)
+        return self.spectra.subset(order[:most].sort().values.to(self.spectra.device))
 
     def _pose_steps(self, table: PoseTable, volume: HartleyVolume) -> PoseSteps:
         config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
