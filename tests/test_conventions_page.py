@@ -16,7 +16,9 @@ from cryogimbal.rotations import (
     mirror_rotation,
     rotation_to_euler_zyz_deg,
     rotation_to_rotvec,
+    rotvec_to_rotation,
 )
+from cryogimbal.symmetry import symmetry_group
 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -88,3 +90,16 @@ def test_order_of_a_row(page: str) -> None:
     printed = numbers(between(page, "begins (kx, ky) =", "…")).reshape(-1, 2)
     row = make_disc(8, 2.0).frequency_index.double()
     torch.testing.assert_close(row[: len(printed)], printed, rtol=0, atol=0)
+
+
+def test_axes_of_the_groups(page: str) -> None:
+    table = between(page, "| group | axes |", "## Shifts")
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "about (" in line]
+    names = [re.split(r"[ ,]", row.strip("| "))[0] for row in rows]
+    assert names == ["T", "O", "I", "I1", "I3", "I4"]
+    for name, row in zip(names, rows, strict=True):
+        operators = symmetry_group(name).operators
+        for fold, vector in re.findall(r"(\d) about \(([^)]*)\)", row):
+            axis = torch.nn.functional.normalize(numbers(vector), dim=0)
+            turn = rotvec_to_rotation(axis * (2 * math.pi / int(fold)))
+            assert (operators - turn).abs().amax((1, 2)).min() < 2e-6
