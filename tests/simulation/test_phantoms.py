@@ -5,32 +5,46 @@ import math
 
 import pytest
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.transforms import density_to_hartley
 from cryogimbal.rotations import rotvec_to_rotation
-from cryogimbal.simulation.phantoms import CYCLIC_ORDERS, is_phantom
+from cryogimbal.simulation.phantoms import SYMMETRIC, is_phantom
 from cryogimbal.simulation.phantoms import phantom as make_phantom
 from cryogimbal.simulation.points import default_envelope_b_factor, points_to_density
+from cryogimbal.symmetry import symmetry_group
 
 SIDE_ANGSTROM = 160.0
 phantom = functools.cache(make_phantom)
-NAMES = ("asymmetric", "c2", "c3", "c7", "c20")
+NAMES = ("asymmetric", "c2", "c3", "c7", "c20", "d2", "d7", "t", "o", "i")
 
 
 def distance_to_nearest(points: Tensor, others: Tensor) -> Tensor:
-    exact = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(points, others, compute_mode=exact).amin(-1)
+    distance, _ = KDTree(others.numpy()).query(points.numpy())
+    return torch.from_numpy(distance)
 
 
-@pytest.mark.parametrize("order", [2, 3, 7, 20])
-def test_cyclic_phantom_turned_about_z_is_itself(order: int) -> None:
-    model = phantom(f"c{order}", SIDE_ANGSTROM)
-    turn = rotvec_to_rotation(torch.tensor([0.0, 0.0, 2 * math.pi / order], dtype=torch.float64))
-    turned = model.position_angstrom @ turn.T
-    assert distance_to_nearest(turned, model.position_angstrom).max() < 1e-9
-    assert distance_to_nearest(model.position_angstrom, turned).max() < 1e-9
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "asymmetric"])
+def test_a_symmetric_phantom_turned_by_an_operator_is_itself(name: str) -> None:
+    position = phantom(name, SIDE_ANGSTROM).position_angstrom
+    operators = symmetry_group(name).operators
+    # The two generators come first.
+    for operator in operators[1:3]:
+        turned = position @ operator.T
+        assert distance_to_nearest(turned, position).max() < 1e-9
+        assert distance_to_nearest(position, turned).max() < 1e-9
+
+
+@pytest.mark.parametrize(("name", "larger"), [("d2", "o"), ("t", "o"), ("c3", "t"), ("d5", "d10")])
+def test_a_phantom_has_no_more_than_its_symmetry(name: str, larger: str) -> None:
+    position = phantom(name, SIDE_ANGSTROM).position_angstrom
+    own = symmetry_group(name).operators
+    for operator in symmetry_group(larger).operators:
+        if (own - operator).abs().amax((1, 2)).min() > 0.01:
+            turned = position @ operator.T
+            assert distance_to_nearest(turned, position).median() > 0.8
 
 
 def test_cyclic_phantom_has_no_higher_symmetry() -> None:
@@ -98,8 +112,9 @@ def test_a_phantom_has_detail_up_to_nyquist() -> None:
 
 
 def test_names() -> None:
-    assert all(is_phantom(f"c{n}") for n in CYCLIC_ORDERS)
-    assert (CYCLIC_ORDERS[0], CYCLIC_ORDERS[-1]) == (2, 20)
-    assert not any(is_phantom(name) for name in ("c1", "c21", "c03", "d2", "", "Asymmetric"))
-    with pytest.raises(InputError, match=r"'c21': expected asymmetric or c2 to c20"):
+    assert all(is_phantom(f"c{n}") for n in range(2, 21))
+    assert all(is_phantom(f"d{n}") for n in range(2, 11))
+    assert all(is_phantom(name) for name in SYMMETRIC)
+    assert not any(is_phantom(name) for name in ("c1", "c21", "c03", "d1", "i3", "", "Asymmetric"))
+    with pytest.raises(InputError, match=r"'c21': expected asymmetric, c2 to c20, d2 to d10"):
         phantom("c21", SIDE_ANGSTROM)

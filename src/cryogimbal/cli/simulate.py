@@ -23,7 +23,8 @@ class Simulate:
     """Make a stack of noisy projections with CTF at random poses, and keep the answer beside it."""
 
     source: Annotated[str, tyro.conf.Positional]
-    """A phantom (asymmetric, c2 ... c20), an atomic model (.pdb, .cif, also .gz) or a map (.mrc)."""
+    """A phantom (asymmetric, c2 ... c20, d2 ... d10, t, o, i), an atomic model (.pdb, .cif, also .gz)
+    or a map (.mrc)."""
     out: Path
     """Folder for particles.mrcs, particles.star, truth.star and truth.mrc; made if it is missing."""
     settings: Annotated[SimulationSettings, tyro.conf.arg(name="")] = field(

@@ -19,9 +19,15 @@ from torch import Tensor
 
 from cryogimbal.errors import InputError
 from cryogimbal.simulation.points import PointModel
+from cryogimbal.symmetry import SymmetryGroup, symmetry_group
 
 ASYMMETRIC = "asymmetric"
-CYCLIC_ORDERS = range(2, 21)
+SYMMETRIC = (
+    *(f"c{n}" for n in range(2, 21)),
+    *(f"d{n}" for n in range(2, 11)),
+    *("t", "o", "i"),
+)
+PHANTOMS = "asymmetric, c2 to c20, d2 to d10, t, o or i"
 
 # In half-boxes.
 RADIUS = 0.58
@@ -33,6 +39,7 @@ LONGEST_ROD = 0.40
 # Standard deviation of a pseudo-residue: domains differ, as the order in a molecule does.
 WIDTHS = (0.010, 0.016)
 
+DIRECTION_TRIALS = 2000
 DOMAIN_TRIALS = 400
 ROD_TRIALS = 96
 # This many rods in a row that find no free place end a domain.
@@ -58,8 +65,8 @@ class Domain:
 
 
 def is_phantom(name: str) -> bool:
-    """Whether a name is ``asymmetric`` or ``c2`` to ``c20``."""
-    return name == ASYMMETRIC or name in {f"c{n}" for n in CYCLIC_ORDERS}
+    """Whether a name is ``asymmetric`` or that of a symmetric phantom."""
+    return name == ASYMMETRIC or name in SYMMETRIC
 
 
 def phantom(name: str, side_angstrom: float, seed: int = 0) -> PointModel:
@@ -68,7 +75,8 @@ def phantom(name: str, side_angstrom: float, seed: int = 0) -> PointModel:
     Parameters
     ----------
     name
-        ``asymmetric``, or ``c2`` to ``c20`` for an n-fold axis along z.
+        ``asymmetric``, or a point group in small letters (``c2`` to ``c20``, ``d2`` to ``d10``, ``t``,
+        ``o``, ``i``), whose axes are those of :mod:`cryogimbal.symmetry`.
     side_angstrom
         Box times pixel size: the phantom is scaled with it.
     seed
@@ -80,19 +88,13 @@ def phantom(name: str, side_angstrom: float, seed: int = 0) -> PointModel:
         If there is no phantom of that name.
     """
     if not is_phantom(name):
-        raise InputError(
-            f"phantom {name!r}: expected {ASYMMETRIC} or c{CYCLIC_ORDERS[0]} to "
-            f"c{CYCLIC_ORDERS[-1]}, found neither; choose one of them"
-        )
-    order = 1 if name == ASYMMETRIC else int(name[1:])
+        raise InputError(f"phantom {name!r}: expected {PHANTOMS}, found none of them; choose one")
+    group = symmetry_group("C1" if name == ASYMMETRIC else name)
     generator = torch.Generator().manual_seed(seed)
-    domains = place_domains(order, generator)
+    domains = place_domains(group, generator)
     chains = [fold_chain(domain, generator) for domain in domains]
-    unit = torch.cat(chains)
-    points = turn_about_z(unit, order).flatten(0, 1)
-    # Symmetric copies cancel the mean across the axis up to rounding, which is not to break it.
-    keep = torch.tensor([order == 1, order == 1, True], dtype=torch.float64)
-    points = points - points.mean(0) * keep
+    points = turned_copies(torch.cat(chains), group).flatten(0, 1)
+    points = points - points.mean(0) * _free_axes(group)
     scale = RADIUS / float(points.norm(dim=-1).max()) * side_angstrom / 2
     species = torch.cat([torch.full((len(chain),), index) for index, chain in enumerate(chains)])
     width = torch.empty(len(domains), 1, dtype=torch.float64)
@@ -101,35 +103,28 @@ def phantom(name: str, side_angstrom: float, seed: int = 0) -> PointModel:
         name=f"phantom {name}",
         position_angstrom=points * scale,
         weight=torch.ones(len(points), dtype=torch.float64),
-        species_index=species.repeat(order),
+        species_index=species.repeat(group.order),
         amplitude_angstrom=torch.ones_like(width),
         width_angstrom2=8 * math.pi**2 * (width * side_angstrom / 2).square(),
     )
 
 
-def place_domains(order: int, generator: torch.Generator) -> list[Domain]:
+def place_domains(group: SymmetryGroup, generator: torch.Generator) -> list[Domain]:
     """Domains of one asymmetric unit, each touching an earlier one, none inside another.
 
-    The first domain touches its own copies around the axis; without an axis it is the largest.
+    The first domain touches its own copies; without symmetry it is the largest.
     """
-    sine = math.sin(math.pi / order) if order > 1 else 1.0
-    # A ring of balls of radius r that touch, at distance d from the axis: r = d sin(pi / n).
-    radius = RADIUS * sine / (1 + sine) if order > 1 else 0.30
-    distance = radius / sine if order > 1 else 0.0
-    first = Domain(
-        centre=torch.tensor([distance, 0.0, 0.0], dtype=torch.float64),
-        axes=_random_axes(radius, generator),
-    )
+    first, radius = _first_domain(group, generator)
     domains = [first]
     for _ in range(DOMAIN_TRIALS):
         # Thin units of a large ring are stacked higher.
-        if len(domains) == N_DOMAINS + order // 2:
+        if len(domains) == N_DOMAINS + group.order // 2:
             break
         candidate = _beside(domains, radius, generator)
-        copies = turn_about_z(torch.stack([d.centre for d in domains]), order)
+        copies = turned_copies(torch.stack([d.centre for d in domains]), group)
         gap = (copies - candidate.centre).norm(dim=-1)
         room = torch.tensor([d.radius for d in domains], dtype=torch.float64) + candidate.radius
-        own = (turn_about_z(candidate.centre[None], order)[1:] - candidate.centre).norm(dim=-1)
+        own = (turned_copies(candidate.centre[None], group)[1:] - candidate.centre).norm(dim=-1)
         free = bool((gap > 0.85 * room).all()) and bool((own > 1.7 * candidate.radius).all())
         if free and float(candidate.centre.norm()) + candidate.radius < 1.15 * RADIUS:
             domains.append(candidate)
@@ -152,12 +147,44 @@ def fold_chain(domain: Domain, generator: torch.Generator) -> Float[Tensor, "res
     return chain
 
 
-def turn_about_z(points: Float[Tensor, "n 3"], order: int) -> Float[Tensor, "copy n 3"]:
-    """The points turned by every multiple of 360 / order degrees about z."""
-    angle = torch.arange(order, dtype=torch.float64) * (2 * math.pi / order)
-    cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
-    x, y, z = points.unbind(-1)
-    return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z.expand(order, -1)], -1)
+def turned_copies(points: Float[Tensor, "n 3"], group: SymmetryGroup) -> Float[Tensor, "copy n 3"]:
+    """The points under every operator of a group."""
+    return points @ group.operators.mT
+
+
+def _first_domain(group: SymmetryGroup, generator: torch.Generator) -> tuple[Domain, float]:
+    """The first domain, and the radius of the ball of its volume."""
+    if group.order == 1:
+        direction, sine, radius = torch.tensor([1.0, 0.0, 0.0]).double(), torch.inf, 0.30
+    else:
+        # Balls of radius r at distance d that touch: r = d sin(half the angle between them).
+        direction, sine = _roomiest_direction(group, generator)
+        radius = RADIUS * sine / (1 + sine)
+    axes = _random_axes(radius, generator)
+    return Domain(centre=radius / sine * direction, axes=axes), radius
+
+
+def _roomiest_direction(
+    group: SymmetryGroup, generator: torch.Generator
+) -> tuple[Float[Tensor, "3"], float]:
+    """Direction whose copies are farthest apart, and half of their least distance.
+
+    On a ring any direction at right angles to the axis will do: x.
+    """
+    direction = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    if not group.name.startswith("C"):
+        direction = _random_directions(DIRECTION_TRIALS, generator)
+    distance = (turned_copies(direction, group)[1:] - direction).norm(dim=-1).amin(0)
+    best = int(distance.argmax())
+    return direction[best], float(distance[best]) / 2
+
+
+def _free_axes(group: SymmetryGroup) -> Float[Tensor, "3"]:
+    """1 along the axes of the volume frame on which a group leaves the origin open, else 0.
+
+    The copies cancel the mean across these up to rounding, which is not to break the symmetry.
+    """
+    return torch.diag((group.operators.mean(0)).round())
 
 
 def _beside(domains: list[Domain], radius: float, generator: torch.Generator) -> Domain:

@@ -8,7 +8,7 @@ from cryogimbal.io.atoms import is_atomic_model, read_atomic_model
 from cryogimbal.io.mrc import read_density
 from cryogimbal.simulation.atoms import atoms_to_points
 from cryogimbal.simulation.maps import regrid_density, soften_density
-from cryogimbal.simulation.phantoms import is_phantom, phantom
+from cryogimbal.simulation.phantoms import PHANTOMS, is_phantom, phantom
 from cryogimbal.simulation.points import PointModel, default_envelope_b_factor, points_to_density
 from cryogimbal.simulation.settings import SimulationSettings
 
@@ -50,8 +50,8 @@ def source_to_density(source: str, settings: SimulationSettings) -> DensityMap:
     if path.suffix.lower() in (".mrc", ".map"):
         return _resampled(path, settings)
     raise InputError(
-        f"source {source!r}: expected a phantom (asymmetric, c2 to c20) or a .pdb, .cif, .pdb.gz, "
-        ".cif.gz or .mrc file, found none of them; name one"
+        f"source {source!r}: expected a phantom ({PHANTOMS}) or a .pdb, .cif, .pdb.gz, .cif.gz or "
+        ".mrc file, found none of them; name one"
     )
 
 
