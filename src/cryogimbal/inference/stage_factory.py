@@ -1,6 +1,6 @@
 """Stages and what they need, made from the options of a run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -40,6 +40,7 @@ from cryogimbal.inference.volume_update import (
     ClosedFormVolumeUpdate,
     VolumeUpdate,
 )
+from cryogimbal.symmetry import SymmetryGroup, symmetry_group
 
 # Without a known diameter the mask is this fraction of the box, which leaves only the corners out.
 DEFAULT_MASK_FRACTION = 0.9
@@ -60,6 +61,8 @@ class StageFactory:
     spectra: ParticleSpectra
     config: ReconstructionConfig
     budget: MemoryBudget
+    group: SymmetryGroup = field(default_factory=lambda: symmetry_group("C1"))
+    """Imposed on the particle, whose axes are the frame's."""
 
     def mask(self) -> Float[Tensor, "box box box"]:
         """Soft sphere that the particle is taken to lie in."""
@@ -187,5 +190,5 @@ class StageFactory:
         generator = generator_for(self.config.seed, "half-sets")
         half = torch.randperm(len(self.spectra), generator=generator) % 2
         return ClosedFormVolumeUpdate(
-            volume, self.spectra, table, half.to(self.spectra.device), self.mask()
+            volume, self.spectra, table, half.to(self.spectra.device), self.mask(), self.group
         )

@@ -18,9 +18,11 @@ from cryogimbal.imaging.backprojection import (
 )
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
 from cryogimbal.imaging.volume import Decoder, GridGeometry, HartleyVolume
 from cryogimbal.inference.loss import Residual, loss_of
 from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.symmetry import SymmetryGroup
 
 # Posterior weight below which a hypothesis leaves nothing in the map.
 LEAST_SHARE = 1e-3
@@ -114,7 +116,8 @@ class ClosedFormVolumeUpdate:
     which is the Wiener filter of the joint map. The halves share their poses, so the FSC is a
     regulariser and an optimistic resolution, not a gold standard. Once the density shows where the
     particle is, what lies outside is masked away between epochs: less noise in the map means fewer
-    images on wrong poses. The last map is made within the given mask alone.
+    images on wrong poses. The last map is made within the given mask alone. Every image counts at all
+    poses that a symmetry group makes the same.
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class ClosedFormVolumeUpdate:
         table: PoseTable,
         half: Int[Tensor, " particle"],
         mask: Float[Tensor, "box box box"],
+        group: SymmetryGroup,
     ) -> None:
         self._volume = volume
         self._spectra = spectra
@@ -131,6 +135,7 @@ class ClosedFormVolumeUpdate:
         self._half = half
         self._mask = mask
         self._support = mask
+        self._group = group
         self._decoder: Decoder | None = None
         self.half_map_fsc: FscCurve | None = None
 
@@ -198,8 +203,9 @@ class ClosedFormVolumeUpdate:
         for index in (self._half == number).nonzero()[:, 0].split(IMAGES_AT_ONCE):
             batch = self._spectra.batch(index, geometry.radius)
             rows, share = self._table.alive(index, LEAST_SHARE)
-            statistics.add_hypotheses(batch, rows.hypotheses, share, geometry.oversampling)
-        return statistics
+            for hypotheses in turned_off_grid(rows.hypotheses, self._group):
+                statistics.add_hypotheses(batch, hypotheses, share, geometry.oversampling)
+        return sum_on_grid(statistics, self._group)
 
 
 def band_limited_fsc(fsc: FscCurve, radius: float) -> FscCurve:
