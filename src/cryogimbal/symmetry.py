@@ -171,3 +171,6 @@ def _closure(generators: list[Tensor]) -> Float[Tensor, "order 3 3"]:
 
 def _is_among(one: Float[Tensor, "3 3"], others: Float[Tensor, "n 3 3"]) -> bool:
     return bool(((others - one).abs().amax((1, 2)) < SAME_ELEMENT).any())
+
+
+NO_SYMMETRY = symmetry_group("C1")

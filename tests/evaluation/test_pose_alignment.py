@@ -13,6 +13,7 @@ from cryogimbal.rotations import (
     random_rotations,
     rotvec_to_rotation,
 )
+from cryogimbal.symmetry import symmetry_group
 
 HANDS = pytest.mark.parametrize("sign", [1.0, -1.0], ids=["same_hand", "mirrored"])
 
@@ -132,3 +133,34 @@ def test_tables_of_different_length_are_refused(generator):
         align_poses(random_poses(3, generator), random_poses(4, generator))
     with pytest.raises(InputError, match=r"0 estimated poses and 0 true poses"):
         align_poses(random_poses(0, generator), random_poses(0, generator))
+
+
+@HANDS
+@pytest.mark.parametrize("name", ["C3", "C20", "D7", "I"])
+def test_poses_that_look_the_same_are_equal(name, sign, generator):
+    group = symmetry_group(name)
+    true = random_poses(600, generator)
+    rotation, origin = random_rotations(1, generator)[0], torch.tensor([3.0, -7.0, 1.5])
+    chosen = torch.randint(group.order, (600,), generator=generator)
+    same = PoseSet(
+        rotation=small_rotations(600, 2.0, generator)
+        @ true.rotation
+        @ group.operators.float()[chosen],
+        shift_angstrom=true.shift_angstrom,
+    )
+    estimated = seen_from_another_frame(same, rotation, origin, sign)
+    # A fifth may be anything.
+    estimated.rotation[::5] = random_rotations(120, generator)
+    right = torch.arange(600) % 5 > 0
+    errors = pose_errors(estimated, true, group=group)
+    # Three numbers of standard deviation 2 have a length of 3.1 (median); seldom more than 9.
+    assert errors.mirrored == (sign < 0)
+    assert errors.rotation_error_deg[right].median() == pytest.approx(3.1, abs=0.4)
+    assert errors.rotation_error_deg[right].max() < 9
+    assert errors.shift_error_angstrom[right].median() < 1.0
+    assert errors.to_dict()["symmetry"] == name
+    # The frame is one of those that the group makes equal.
+    frames = group.operators @ rotation.double()
+    apart = geodesic_distance_rad(errors.alignment.rotation.expand_as(frames), frames)
+    assert math.degrees(float(apart.min())) < 0.7
+    assert pose_errors(estimated, true).rotation_error_deg[right].median() > 15

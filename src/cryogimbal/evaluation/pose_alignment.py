@@ -15,23 +15,28 @@ from cryogimbal.rotations import (
     rotation_to_rotvec,
     rotvec_to_rotation,
 )
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, nearest_same_image
 
 # A pose further off than this says nothing about the frame: it sits on another mode.
 OUTLIER_ANGLE_RAD = math.radians(30.0)
 MAX_CANDIDATES = 1024
+MIN_CANDIDATES = 64
 MAX_JUDGES = 8192
 MAX_ITERATIONS = 100
 # Residuals below this floor, rad or Å, are rounding.
 RESIDUAL_FLOOR = 1e-6
 
 
-def align_poses(estimated: PoseSet, true: PoseSet) -> Alignment:
+def align_poses(estimated: PoseSet, true: PoseSet, group: SymmetryGroup = NO_SYMMETRY) -> Alignment:
     """Frame of ``true`` as seen from ``estimated``, from row i of one and row i of the other.
 
     Every image alone proposes a rotation, ``Q_i = A_true_i^T A_i``, for either hand. The proposal
     with the least mean of ``min(angle, 30 degrees)`` over all images is refined to the L1 mean of
     the proposals within 30 degrees of it, so poses on a wrong mode have no say. The origin is the
     robust least-squares solution of ``(A_true_i s)_xy = t_i - t_true_i``. No chance is involved.
+
+    A group, whose axes are those of the true frame, makes ``A_true_i S`` as good as ``A_true_i``: of
+    these the one nearest to the estimated pose counts.
 
     Raises
     ------
@@ -46,12 +51,13 @@ def align_poses(estimated: PoseSet, true: PoseSet) -> Alignment:
     true_rotation = true.rotation.double()
     same_hand = estimated.rotation.double()
     fits = [
-        _robust_mean(true_rotation.mT @ rotation)
+        _robust_mean(rotation, true_rotation, group)
         for rotation in (same_hand, mirror_rotation(same_hand))
     ]
     mirrored = fits[1][1] < fits[0][1]
     rotation, _ = fits[int(mirrored)]
     turned = mirror_rotation(same_hand) if mirrored else same_hand
+    true_rotation = nearest_same_image(true_rotation, turned @ rotation.T, group)
     inlier = _angle(rotation.mT @ (true_rotation.mT @ turned)) < OUTLIER_ANGLE_RAD
     difference = estimated.shift_angstrom.double() - true.shift_angstrom.double()
     return Alignment(
@@ -62,15 +68,26 @@ def align_poses(estimated: PoseSet, true: PoseSet) -> Alignment:
     )
 
 
-def _robust_mean(relative: Float[Tensor, "particle 3 3"]) -> tuple[Float[Tensor, "3 3"], float]:
+def _robust_mean(
+    rotation: Float[Tensor, "particle 3 3"],
+    true_rotation: Float[Tensor, "particle 3 3"],
+    group: SymmetryGroup,
+) -> tuple[Float[Tensor, "3 3"], float]:
     """Rotation in the middle of the densest part, and the mean truncated angle to it in rad."""
-    candidates = relative[_spread(len(relative), MAX_CANDIDATES)]
+    relative = true_rotation.mT @ rotation
+    # Every right pose proposes one of the equal frames, so that fewer proposals are enough.
+    n_candidates = max(MIN_CANDIDATES, MAX_CANDIDATES // group.order)
+    candidates = relative[_spread(len(relative), n_candidates)]
     judges = relative[_spread(len(relative), MAX_JUDGES)]
-    trace = candidates.flatten(1) @ judges.flatten(1).T
+    trace = torch.full((len(candidates), len(judges)), -torch.inf, dtype=relative.dtype)
+    for operator in group.operators.to(relative):
+        torch.maximum(trace, (operator @ candidates).flatten(1) @ judges.flatten(1).T, out=trace)
     angle = torch.acos(((trace - 1) / 2).clamp(-1, 1))
-    cost = angle.clamp(max=OUTLIER_ANGLE_RAD).mean(dim=1)
-    best = _l1_mean(candidates[cost.argmin()], relative)
-    final = _angle(best.mT @ relative).clamp(max=OUTLIER_ANGLE_RAD).mean()
+    start = candidates[angle.clamp(max=OUTLIER_ANGLE_RAD).mean(dim=1).argmin()]
+    nearest = nearest_same_image(true_rotation, rotation @ start.T, group)
+    best = _l1_mean(start, nearest.mT @ rotation)
+    nearest = nearest_same_image(true_rotation, rotation @ best.T, group)
+    final = _angle(best.mT @ nearest.mT @ rotation).clamp(max=OUTLIER_ANGLE_RAD).mean()
     return best, float(final)
 
 

@@ -11,13 +11,14 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.alignment import Alignment, align_pose_frame
 from cryogimbal.evaluation.pose_alignment import align_poses
 from cryogimbal.rotations import geodesic_distance_rad
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, nearest_same_image
 
 CLOSE_DEG = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoseErrors:
-    """Errors per particle after the best global rotation, hand and origin."""
+    """Errors per particle after the best global rotation, hand and origin, modulo a symmetry group."""
 
     rotation_error_deg: Float[Tensor, " particle"]
     """Geodesic angle between the rotations."""
@@ -26,6 +27,8 @@ class PoseErrors:
     shift_error_angstrom: Float[Tensor, " particle"]
     """Length of the difference of the in-plane shifts."""
     alignment: Alignment
+    symmetry: str = "C1"
+    """The group: poses that differ by one of its operators count as equal."""
 
     @property
     def mirrored(self) -> bool:
@@ -51,22 +54,31 @@ class PoseErrors:
             "shift_error_mean_angstrom": float(self.shift_error_angstrom.mean()),
             "shift_error_median_angstrom": float(self.shift_error_angstrom.quantile(0.5)),
             "mirrored": self.mirrored,
+            "symmetry": self.symmetry,
         }
 
 
 def pose_errors(
-    estimated: PoseSet, true: PoseSet, *, alignment: Alignment | None = None
+    estimated: PoseSet,
+    true: PoseSet,
+    *,
+    alignment: Alignment | None = None,
+    group: SymmetryGroup = NO_SYMMETRY,
 ) -> PoseErrors:
     """Errors of the estimated poses, aligned by :func:`align_poses` unless an alignment is given.
+
+    Of the true poses that a group, in the true frame, makes the same the nearest one counts.
 
     Raises
     ------
     InputError
         If the sets differ in length, or are empty.
     """
-    alignment = align_poses(estimated, true) if alignment is None else alignment
+    alignment = align_poses(estimated, true, group) if alignment is None else alignment
     aligned = align_pose_frame(_double(estimated), alignment)
     truth = _double(true)
+    same_image = nearest_same_image(truth.rotation, aligned.rotation, group)
+    truth = PoseSet(rotation=same_image, shift_angstrom=truth.shift_angstrom)
     view, true_view = aligned.rotation[:, 2], truth.rotation[:, 2]
     # atan2 keeps its digits for small angles, where acos loses half of them.
     view_error = torch.atan2(
@@ -77,6 +89,7 @@ def pose_errors(
         view_direction_error_deg=torch.rad2deg(view_error),
         shift_error_angstrom=(aligned.shift_angstrom - truth.shift_angstrom).norm(dim=-1),
         alignment=alignment,
+        symmetry=group.name,
     )
 
 

@@ -26,19 +26,26 @@ def turned_off_grid(hypotheses: Hypotheses, group: SymmetryGroup) -> Iterator[Hy
 
 def sum_on_grid(statistics: SufficientStatistics, group: SymmetryGroup) -> SufficientStatistics:
     """The statistics summed over the operators of a group that take the grid to itself."""
-    data, weight = (_permuted_sum(grid, group) for grid in (statistics.data, statistics.weight))
+    data, weight = (permuted_sum(grid, group) for grid in (statistics.data, statistics.weight))
     return SufficientStatistics(data=data, weight=weight)
 
 
-def _permuted_sum(
+def permuted_sum(
     grid: Float[Tensor, "side side side"], group: SymmetryGroup
 ) -> Float[Tensor, "side side side"]:
-    """``sum_E g(k E)`` over rows k = (x, y, z) on a grid with axes (z, y, x)."""
+    """``sum_E g(k E)`` over rows k = (x, y, z) on a grid with axes (z, y, x).
+
+    On an even side the lone samples at index 0 are their own mirror image, as in a periodic grid.
+    """
+    lone = 1 - grid.shape[-1] % 2
     total = grid
     for operator in on_grid(group).operators[1:]:
         # In the order of the axes: column a of the matrix says which axis becomes axis a.
         matrix = operator.flip(0, 1)
         source = matrix.abs().argmax(dim=0).tolist()
-        reversed_axes = [axis for axis in range(3) if float(matrix[source[axis], axis]) < 0]
-        total = total + grid.permute(source).flip(reversed_axes)
+        mirrored = [axis for axis in range(3) if float(matrix[source[axis], axis]) < 0]
+        permuted = grid.permute(source)
+        for axis in mirrored:
+            permuted = permuted.flip(axis).roll(lone, axis)
+        total = total + permuted
     return total

@@ -1,6 +1,6 @@
 """Stages and what they need, made from the options of a run."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -40,7 +40,7 @@ from cryogimbal.inference.volume_update import (
     ClosedFormVolumeUpdate,
     VolumeUpdate,
 )
-from cryogimbal.symmetry import SymmetryGroup, symmetry_group
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup
 
 # Without a known diameter the mask is this fraction of the box, which leaves only the corners out.
 DEFAULT_MASK_FRACTION = 0.9
@@ -61,7 +61,7 @@ class StageFactory:
     spectra: ParticleSpectra
     config: ReconstructionConfig
     budget: MemoryBudget
-    group: SymmetryGroup = field(default_factory=lambda: symmetry_group("C1"))
+    group: SymmetryGroup = NO_SYMMETRY
     """Imposed on the particle, whose axes are the frame's."""
 
     def mask(self) -> Float[Tensor, "box box box"]:
