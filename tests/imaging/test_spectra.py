@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -153,6 +155,17 @@ def test_batches_carry_the_ctf_of_their_images(box: int, generator: torch.Genera
     assert batch.index.tolist() == [3, 1]
     assert torch.equal(batch.observed, read.rows[[3, 1], : batch.disc.n_coefficients])
     assert float(batch.disc.radius_per_coefficient[-1]) <= 4.0
+
+
+def test_dark_particles_become_light_ones(box: int, generator: torch.Generator) -> None:
+    images = 3 + 2 * noise(5, box, generator)
+    shift = 4 * torch.randn(5, 2, generator=generator)
+    light = stack_of(images, generator)
+    dark = replace(light, images=ArrayImages(values=-images))
+    torch.testing.assert_close(
+        read_spectra(dark, 11, centring_shift_angstrom=shift, contrast_sign=-1.0).rows,
+        read_spectra(light, 11, centring_shift_angstrom=shift).rows,
+    )
 
 
 def test_a_working_box_beyond_the_images_is_refused(generator: torch.Generator) -> None:

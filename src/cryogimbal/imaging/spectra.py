@@ -75,6 +75,7 @@ def read_spectra(
     *,
     particle_diameter_angstrom: float | None = None,
     centring_shift_angstrom: Float[Tensor, "particle 2"] | None = None,
+    contrast_sign: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> ParticleSpectra:
     """Read, normalise, crop and centre every image of a stack.
@@ -87,6 +88,9 @@ def read_spectra(
         Background is what lies outside this circle; the inscribed circle where none is given.
     centring_shift_angstrom
         Known displacement of each particle from its box centre, which is undone.
+    contrast_sign
+        Factor of every normalised image: 1 for light particles on a dark background, which is what
+        the CTF expects, -1 for dark ones.
 
     Raises
     ------
@@ -104,7 +108,7 @@ def read_spectra(
     rows = torch.empty(len(stack), disc.n_coefficients)
     for index in torch.arange(len(stack)).split(READ_BATCH):
         images = normalise_background(stack.images.read(index), background, first=int(index[0]))
-        chunk = disc.gather(crop_centred(image_to_hartley(images), working_box, 2))
+        chunk = contrast_sign * disc.gather(crop_centred(image_to_hartley(images), working_box, 2))
         if centring_shift_angstrom is not None:
             shift_box = -centring_shift_angstrom[index] / (working_box * pixel_size)
             chunk = shift_row(chunk, shift_box, disc)
