@@ -11,6 +11,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from cryogimbal.cli.contrast import decide_contrast
 from cryogimbal.cli.display import Display
 from cryogimbal.cli.options import read_config
 from cryogimbal.cli.prepare import FIELD_OF_VIEW_TOLERANCE, centring_shifts, device_named
@@ -69,16 +70,20 @@ class InferPoses:
         _require_same_width(self.input, stack, taught)
         config = read_config(run.config, ReconstructionConfig())
         shift = centring_shifts(stack, self.input, config)
+        contrast = decide_contrast(stack, config)
         spectra = read_spectra(
             stack,
             taught.encoder.disc.box,
             particle_diameter_angstrom=taught.particle_diameter_angstrom,
             centring_shift_angstrom=shift if bool(shift.any()) else None,
+            contrast_sign=contrast.sign,
             device=device,
         )
         density = _density_of(run, taught).to(device)
         console = Console(highlight=False, soft_wrap=True)
         _announce(console, stack, taught, run)
+        for line in (contrast.sentence, *(f"warning: {text}" for text in contrast.warnings)):
+            console.print(line, markup=False)
         rotation, told = _poses(console, taught, density, spectra, options)
         poses = PoseSet(rotation=rotation, shift_angstrom=shift)
         write_particles(self.out, table, poses)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
@@ -29,6 +30,7 @@ class PreparedInput:
     table: StarTable
     spectra: ParticleSpectra
     start: StartingPoint
+    contrast: ContrastDecision
     shift_angstrom: Float[Tensor, "particle 2"]
     """Displacements the images were centred by; zero where particles are taken as centred."""
 
@@ -49,11 +51,13 @@ def prepare(
     if box is None:
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
     shift = centring_shifts(stack, table_path, config)
+    contrast = decide_contrast(stack, config)
     spectra = read_spectra(
         stack,
         box,
         particle_diameter_angstrom=config.particle_diameter,
         centring_shift_angstrom=shift if bool(shift.any()) else None,
+        contrast_sign=contrast.sign,
         device=device,
     )
     start = StartingPoint(
@@ -61,7 +65,12 @@ def prepare(
         rotation=_initial_rotation(config.initial_poses, len(stack)),
     )
     return PreparedInput(
-        stack=stack, table=table, spectra=spectra, start=start, shift_angstrom=shift
+        stack=stack,
+        table=table,
+        spectra=spectra,
+        start=start,
+        contrast=contrast,
+        shift_angstrom=shift,
     )
 
 

@@ -212,7 +212,8 @@ def _announce(console: Console, prepared: PreparedInput, config: ReconstructionC
         f"(Nyquist {2 * spectra.pixel_size_angstrom:.4g} Å), shifts {config.shifts}, "
         f"seed {config.seed}, {spectra.device}, {torch.get_num_threads()} threads, "
         f"{kernels_for(spectra.device).NAME} kernels",
-        *(f"warning: {text}" for text in prepared.table.warnings),
+        prepared.contrast.sentence,
+        *(f"warning: {text}" for text in (*prepared.table.warnings, *prepared.contrast.warnings)),
     ]
     for line in lines:
         console.print(line, markup=False)
@@ -240,5 +241,6 @@ def _circumstances(
         "n_threads": torch.get_num_threads(),
         "kernels": kernels_for(prepared.spectra.device).NAME,
         "peak_memory_mib": round(peak_mib),
-        "warnings": list(prepared.table.warnings),
+        "contrast": prepared.contrast.to_dict(),
+        "warnings": [*prepared.table.warnings, *prepared.contrast.warnings],
     }

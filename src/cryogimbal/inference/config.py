@@ -273,6 +273,8 @@ class ReconstructionConfig:
     """Search on a random subset of this size; poses and map still come from all particles."""
     shifts: Literal["none", "given"] = "none"
     """Take particles as centred, or centre them by the origins in the table."""
+    contrast: Literal["auto", "light", "dark"] = "auto"
+    """Particles against their background; auto: as the images show it, light where they do not."""
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0
