@@ -6,6 +6,7 @@ from torch import Tensor
 from cryogimbal.data.optics import CtfParameters
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
@@ -44,15 +45,25 @@ def constant_ctf(n: int, generator: torch.Generator) -> CtfParameters:
 
 
 def simulate_spectra(
-    density: Tensor, n: int, generator: torch.Generator, *, signal_to_noise: float
+    density: Tensor,
+    n: int,
+    generator: torch.Generator,
+    *,
+    signal_to_noise: float,
+    shift_box: Tensor | None = None,
 ) -> tuple[ParticleSpectra, Tensor]:
-    """Noisy rows of ``n`` random views, noise 1, and the true rotations."""
+    """Noisy rows of ``n`` random views, noise 1, and the true rotations.
+
+    ``shift_box`` displaces them (fractions of the box).
+    """
     box = density.shape[-1]
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=2)
     disc, ctf = make_disc(box), constant_ctf(n, generator)
     rotation = random_rotations(n, generator)
     frequency = disc.frequency_index / (box * PIXEL_SIZE_ANGSTROM)
     clean = central_slices(geometry.grid_of_density(density), rotation, disc, 2)
+    if shift_box is not None:
+        clean = shift_row(clean, shift_box, disc)
     clean = clean * transfer_function(ctf, frequency)
     clean = clean * (signal_to_noise / clean.square().mean()).sqrt()
     rows = clean + torch.randn(clean.shape, generator=generator)

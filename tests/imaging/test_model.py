@@ -23,10 +23,7 @@ N_IMAGES, N_HEADS = 3, 2
 def model_of(phantom: GaussianPhantom, box: int) -> ImageModel:
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=2)
     grid = geometry.grid_of_density(phantom.density(box).float())
-    return ImageModel(
-        decoder=PreparedGrid.of(grid, geometry.oversampling),
-        pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
-    )
+    return ImageModel(decoder=PreparedGrid.of(grid, geometry.oversampling))
 
 
 def batch_of(ctf: CtfParameters, disc: Disc) -> ParticleBatch:
@@ -44,7 +41,7 @@ def random_hypotheses(box: int, generator: torch.Generator) -> PoseHypotheses:
     shift_px = (torch.rand(N_IMAGES, N_HEADS, 2, generator=generator) - 0.5) * 0.1 * box
     return PoseHypotheses(
         rotation=rotation.view(N_IMAGES, N_HEADS, 3, 3),
-        shift_angstrom=shift_px * PIXEL_SIZE_ANGSTROM,
+        shift_box=shift_px / box,
     )
 
 
@@ -53,8 +50,8 @@ def image_by_hand(
 ) -> Tensor:
     """Turn the particle, move it, project it: all in real space."""
     turned = phantom.turned(hypotheses.rotation[image, head])
-    if hypotheses.shift_angstrom is not None:
-        shift_px = hypotheses.shift_angstrom[image, head] / PIXEL_SIZE_ANGSTROM
+    if hypotheses.shift_box is not None:
+        shift_px = hypotheses.shift_box[image, head] * box
         turned = turned.moved(torch.cat([shift_px, torch.zeros(1)]))
     return turned.projection(box)
 
@@ -96,10 +93,10 @@ def test_poses_and_shifts_can_be_learned(box: int, generator: torch.Generator) -
     batch = batch_of(random_ctf(N_IMAGES, generator), make_disc(box))
     model = model_of(random_phantom(generator, reach=box / 4), box)
     start = random_hypotheses(box, generator)
-    assert start.shift_angstrom is not None
-    shift = start.shift_angstrom.clone().requires_grad_()
+    assert start.shift_box is not None
+    shift = start.shift_box.clone().requires_grad_()
     rotation = start.rotation.clone().requires_grad_()
-    predicted = model.predict(PoseHypotheses(rotation=rotation, shift_angstrom=shift), batch)
+    predicted = model.predict(PoseHypotheses(rotation=rotation, shift_box=shift), batch)
     for gradient in torch.autograd.grad(predicted.square().sum(), (rotation, shift)):
         per_hypothesis = gradient.flatten(2).norm(dim=-1)
         assert bool((per_hypothesis > 0).all() and per_hypothesis.isfinite().all())

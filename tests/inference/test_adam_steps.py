@@ -12,7 +12,7 @@ from cryogimbal.rotations import geodesic_distance_rad, random_rotations, rotvec
 
 def table_and_steps(rotation: Tensor) -> tuple[PoseTable, AdamSteps]:
     table = PoseTable.starting_at(rotation)
-    return table, AdamSteps(table, 1, squared_residual, 1.0)
+    return table, AdamSteps(table, 1, squared_residual)
 
 
 def test_rows_outside_the_batch_stay_bit_by_bit(generator: torch.Generator) -> None:

@@ -44,7 +44,7 @@ CONFIG = AutoEncodingConfig(
 def best_poses(
     encoder: PoseEncoder | RowEncoder, volume: HartleyVolume, spectra: ParticleSpectra
 ) -> torch.Tensor:
-    return encoder_modes(encoder, volume, spectra, CONFIG, 1)[0][:, 0]
+    return encoder_modes(encoder, volume, spectra, CONFIG, n_modes=1).rotation[:, 0]
 
 
 def median_error_deg(estimated: torch.Tensor, truth: torch.Tensor) -> float:
@@ -117,7 +117,8 @@ def test_the_hand_over_takes_proposals_that_lie_apart_best_first() -> None:
     volume.randomise(generator, amplitude=1.0)
     encoder = PoseEncoder(ENCODER, 16)
     initialise(encoder, generator)
-    rotation, residual = encoder_modes(encoder, volume, spectra, CONFIG, 4)
+    modes = encoder_modes(encoder, volume, spectra, CONFIG, n_modes=4)
+    rotation, residual = modes.rotation, modes.residual
 
     finite = torch.isfinite(residual)
     assert bool(finite[:, 0].all())
@@ -126,7 +127,7 @@ def test_the_hand_over_takes_proposals_that_lie_apart_best_first() -> None:
     both = finite[:, :, None] & finite[:, None] & ~torch.eye(4, dtype=torch.bool)
     assert float(angle[both].min()) > SEPARATION_DEG
     batch = spectra.batch(torch.arange(40), 5.0)
-    model = ImageModel(decoder=volume, pixel_size_angstrom=spectra.pixel_size_angstrom)
+    model = ImageModel(decoder=volume)
     left = loss_of(model, PoseHypotheses(rotation=rotation), batch, squared_residual)
     sums = left.detach() * batch.disc.n_coefficients
     assert torch.allclose(sums[finite], residual[finite], rtol=1e-4)

@@ -37,7 +37,7 @@ def test_rendering_the_winner_alone_has_the_gradient_of_the_minimum(
     disc = make_disc(12, 4.0)
     volume = HartleyVolume(GridGeometry(box=12, radius=4.0, oversampling=1))
     volume.randomise(generator, amplitude=1.0)
-    model = ImageModel(decoder=volume, pixel_size_angstrom=3.0)
+    model = ImageModel(decoder=volume)
     batch = ParticleBatch(
         disc=disc,
         observed=torch.randn(5, disc.n_coefficients, generator=generator),
@@ -64,11 +64,11 @@ def test_best_head_picks_rotation_and_shift_of_the_same_head(generator: torch.Ge
     losses = torch.tensor([[3.0, 1.0, 2.0], [0.5, 4.0, 4.0]])
     rotation = random_rotations(6, generator).view(2, 3, 3, 3)
     shift = torch.randn(2, 3, 2, generator=generator)
-    head, chosen = best_head(losses, PoseHypotheses(rotation=rotation, shift_angstrom=shift))
+    head, chosen = best_head(losses, PoseHypotheses(rotation=rotation, shift_box=shift))
     assert head.tolist() == [1, 0]
-    assert chosen.shift_angstrom is not None
+    assert chosen.shift_box is not None
     assert torch.equal(chosen.rotation[:, 0], torch.stack([rotation[0, 1], rotation[1, 0]]))
-    assert torch.equal(chosen.shift_angstrom[:, 0], torch.stack([shift[0, 1], shift[1, 0]]))
+    assert torch.equal(chosen.shift_box[:, 0], torch.stack([shift[0, 1], shift[1, 0]]))
 
 
 @pytest.mark.parametrize("residual", [squared_residual, modulus_residual])
@@ -79,7 +79,7 @@ def test_comparing_hypotheses_gives_their_losses_without_a_gradient(
     disc = make_disc(box, 4.0)
     volume = HartleyVolume(GridGeometry(box=box, radius=4.0, oversampling=1))
     volume.randomise(generator, amplitude=1.0)
-    model = ImageModel(decoder=volume.frozen(), pixel_size_angstrom=3.0)
+    model = ImageModel(decoder=volume.frozen())
     batch = ParticleBatch(
         disc=disc,
         observed=torch.randn(5, disc.n_coefficients, generator=generator),
@@ -88,7 +88,7 @@ def test_comparing_hypotheses_gives_their_losses_without_a_gradient(
     )
     rotation = random_rotations(5 * 6, generator).unflatten(0, (5, 6)).requires_grad_()
     shift = torch.randn(5, 6, 2, generator=generator) if shifted else None
-    hypotheses = PoseHypotheses(rotation=rotation, shift_angstrom=shift)
+    hypotheses = PoseHypotheses(rotation=rotation, shift_box=shift)
     found = compared(model, hypotheses, batch, residual)
     assert not found.requires_grad
     assert torch.allclose(found, loss_of(model, hypotheses, batch, residual), rtol=1e-4)

@@ -7,7 +7,7 @@ import torch
 
 from cryogimbal.errors import InputError
 from cryogimbal.inference.config_heads import PoseInferenceConfig
-from cryogimbal.inference.mode_search import distinct
+from cryogimbal.inference.modes import distinct
 from cryogimbal.inference.pose_inference import InferredPoses, infer_poses
 from cryogimbal.rotations import geodesic_distance_deg, random_rotations
 from tests.inference.taught import taught

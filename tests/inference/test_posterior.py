@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cryogimbal.fourier.disc import make_disc
+from cryogimbal.fourier.disc import make_disc, mirror_row
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.inference.posterior import (
     direction_marginal,
     effective_orientations,
@@ -17,17 +18,23 @@ from cryogimbal.inference.posterior import (
 )
 from cryogimbal.rotations import rotation_grid, sphere_grid
 from tests.laws import relative_error
-from tests.reference.posterior_sum import expectation_by_sums, log_likelihoods_by_sums
+from tests.reference.posterior_sum import (
+    expectation_by_sums,
+    log_likelihoods_by_sums,
+    shifted_by_sums,
+)
 
 
 @pytest.fixture
 def batch(generator: torch.Generator) -> ParticleBatch:
     disc = make_disc(16, 5.0)
     shape = (7, disc.n_coefficients)
+    ctf = torch.rand(shape, generator=generator) * 2 - 1
     return ParticleBatch(
         disc=disc,
         observed=torch.randn(shape, generator=generator),
-        ctf=torch.rand(shape, generator=generator) * 2 - 1,
+        # Even in k, as every CTF is.
+        ctf=(ctf + mirror_row(ctf)) / 2,
         index=torch.arange(7),
     )
 
@@ -76,6 +83,54 @@ def test_effective_orientations_count_equal_candidates(batch: ParticleBatch) -> 
     assert torch.allclose(found.effective_orientations, torch.full((7,), 5.0))
 
 
+def with_every_shift(
+    batch: ParticleBatch, slices: torch.Tensor, shifts: torch.Tensor
+) -> torch.Tensor:
+    """Slices of displaced particles, the orientations of one shift after each other."""
+    moved = [
+        shifted_by_sums(row, shift, batch.disc.frequency_index)
+        for shift in shifts
+        for row in slices
+    ]
+    return torch.stack(moved)
+
+
+def test_scores_are_those_of_the_best_displaced_slice(
+    batch: ParticleBatch, slices: torch.Tensor
+) -> None:
+    shifts = shift_grid(0.12, batch.disc.radius)
+    assert len(shifts) == 13
+    scores = log_likelihoods(batch, slices, shifts=shifts).double()
+    moved = with_every_shift(batch, slices, shifts)
+    expected = log_likelihoods_by_sums(batch.observed, batch.ctf, moved)
+    constant = -0.5 * batch.observed.double().square().sum(1, keepdim=True)
+    best = expected.view(7, len(shifts), 11).amax(dim=1)
+    assert relative_error(scores + constant, best) < 1e-6
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_expectation_over_shifts_equals_direct_sums(
+    batch: ParticleBatch, slices: torch.Tensor, temperature: float
+) -> None:
+    shifts = shift_grid(0.12, batch.disc.radius)
+    found = expectation(batch, slices, temperature=temperature, shifts=shifts)
+    moved = with_every_shift(batch, slices, shifts)
+    data, weight = expectation_by_sums(batch.observed, batch.ctf, moved, temperature)
+    # A displaced image is put back before it counts for the particle.
+    data = data.view(len(shifts), 11, -1)
+    back = torch.stack(
+        [
+            shifted_by_sums(row, -shift, batch.disc.frequency_index)
+            for shift, rows in zip(shifts, data, strict=True)
+            for row in rows
+        ]
+    )
+    assert relative_error(found.weighted_data.double(), back.view_as(data).sum(0)) < 1e-5
+    assert relative_error(found.weight.double(), weight.view_as(data).sum(0)) < 1e-5
+    scores = log_likelihoods(batch, slices, shifts=shifts)
+    assert torch.equal(found.best, scores.argmax(dim=1))
+
+
 @pytest.mark.parametrize("target", [1.5, 3.0, 8.0])
 def test_the_temperature_shares_a_median_image_among_the_target_number(
     batch: ParticleBatch, slices: torch.Tensor, target: float
@@ -92,7 +147,7 @@ def test_no_temperature_below_that_of_the_data(batch: ParticleBatch) -> None:
 
 def test_low_precision_scores_are_close(batch: ParticleBatch, slices: torch.Tensor) -> None:
     exact = log_likelihoods(batch, slices)
-    assert relative_error(log_likelihoods(batch, slices, torch.bfloat16), exact) < 0.01
+    assert relative_error(log_likelihoods(batch, slices, dtype=torch.bfloat16), exact) < 0.01
     found = expectation(batch, slices, temperature=1.0, dtype=torch.bfloat16)
     expected = expectation(batch, slices, temperature=1.0)
     assert relative_error(found.weight, expected.weight) < 0.05

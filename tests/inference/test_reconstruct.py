@@ -23,7 +23,7 @@ from cryogimbal.inference.config import (
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
 from cryogimbal.inference.records import EpochRecord, Record, SwitchRecord
-from cryogimbal.rotations import geodesic_distance_deg, rotvec_to_rotation
+from cryogimbal.rotations import rotvec_to_rotation
 from tests.small_particles import blob_density, simulate_spectra
 
 TINY_POSTERIOR = PosteriorConfig(
@@ -49,6 +49,7 @@ TINY_ENCODING = AutoEncodingConfig(
 TINY_HEADS = HeadTrainingConfig(epochs=2, images_per_epoch=64, batch_size=32)
 TINY_ENCODER = EncoderConfig(n_heads=3, channels=(4, 4, 4, 4, 4), hidden=8, input_box=8)
 TINY = ReconstructionConfig(
+    shifts="none",
     posterior=TINY_POSTERIOR,
     auto_decoding=TINY_DECODING,
     auto_encoding=TINY_ENCODING,
@@ -75,6 +76,15 @@ WAYS = {
         TINY, auto_decoding=replace(TINY_DECODING, optimiser="adam", hypotheses=1)
     ),
     "posterior on a subset": replace(TINY, max_particles=30),
+    "posterior, shifts, an encoder taught": replace(
+        TINY, shifts="estimate", head_training=TINY_HEADS
+    ),
+    "encoder, shifts": replace(TINY, start="encoder", shifts="estimate"),
+    "posterior, shifts, Adam steps": replace(
+        TINY,
+        shifts="estimate",
+        auto_decoding=replace(TINY_DECODING, optimiser="adam", hypotheses=1),
+    ),
 }
 
 
@@ -109,7 +119,8 @@ def test_a_run_stopped_after_any_record_goes_on_bit_by_bit(
         second.load_state_dict(state)
         after, resumed = finish(second)
         assert before + after == records, f"stopped after record {stop}"
-        assert torch.equal(resumed.rotation, unbroken.rotation), f"stopped after record {stop}"
+        assert torch.equal(resumed.poses.rotation, unbroken.poses.rotation), f"stop at {stop}"
+        assert torch.equal(resumed.poses.shift_angstrom, unbroken.poses.shift_angstrom)
         assert torch.equal(resumed.density.values, unbroken.density.values)
 
 
@@ -121,7 +132,7 @@ def test_another_seed_is_another_run(
     _, one = finish(ReconstructionRun(spectra, WAYS[way], StartingPoint()))
     other_config = replace(WAYS[way], seed=1)
     _, other = finish(ReconstructionRun(spectra, other_config, StartingPoint()))
-    assert not torch.equal(one.rotation, other.rotation)
+    assert not torch.equal(one.poses.rotation, other.poses.rotation)
 
 
 def test_records_tell_stages_switch_and_head_usage(
@@ -144,14 +155,26 @@ def test_records_tell_stages_switch_and_head_usage(
 
 @pytest.mark.parametrize("optimiser", ["gauss_newton", "adam"])
 @pytest.mark.parametrize("volume_step", ["closed_form", "adam"])
+@pytest.mark.parametrize("shifts", ["none", "estimate"])
 def test_auto_decoding_brings_poses_nearer_to_the_truth(
-    volume_step: str, optimiser: str, generator: torch.Generator
+    volume_step: str, optimiser: str, shifts: str, generator: torch.Generator
 ) -> None:
+    true_shift, off_by = 0.03 * torch.randn(2, 300, 2, generator=generator)
+    if shifts == "none":
+        true_shift, off_by = 0 * true_shift, 0 * off_by
     spectra, truth = simulate_spectra(
-        blob_density(24, generator), 300, generator, signal_to_noise=0.5
+        blob_density(24, generator),
+        300,
+        generator,
+        signal_to_noise=0.5,
+        shift_box=true_shift,
     )
     disturbed = rotvec_to_rotation(0.12 * torch.randn(300, 3, generator=generator)) @ truth
+    box_angstrom = 24 * spectra.pixel_size_angstrom
+    start = PoseSet(rotation=disturbed, shift_angstrom=(true_shift + off_by) * box_angstrom)
+    true_poses = PoseSet(rotation=truth, shift_angstrom=true_shift * box_angstrom)
     config = ReconstructionConfig(
+        shifts=shifts,  # pyright: ignore[reportArgumentType]
         auto_decoding=AutoDecodingConfig(
             epochs=6,
             batch_size=100,
@@ -162,11 +185,13 @@ def test_auto_decoding_brings_poses_nearer_to_the_truth(
         ),
         head_training=HeadTrainingConfig(epochs=0),
     )
-    run = ReconstructionRun(spectra, config, StartingPoint(rotation=disturbed))
-    _, result = finish(run)
-    before = geodesic_distance_deg(disturbed, truth).median()
-    after = _median_error_deg(result.rotation, truth)
-    assert after < 0.4 * float(before)
+    _, result = finish(ReconstructionRun(spectra, config, StartingPoint(poses=start)))
+    before, after = pose_errors(start, true_poses), pose_errors(result.poses, true_poses)
+    assert after.rotation_error_deg.median() < 0.4 * before.rotation_error_deg.median()
+    if shifts == "estimate":
+        median = after.shift_error_angstrom.median()
+        assert median < 0.4 * before.shift_error_angstrom.median()
+        assert median < 0.5 * spectra.pixel_size_angstrom
 
 
 def test_given_map_and_poses_skip_the_search(
@@ -175,9 +200,9 @@ def test_given_map_and_poses_skip_the_search(
     spectra, truth = particles
     density = blob_density(17, generator)
     for start in (
-        StartingPoint(rotation=truth),
+        StartingPoint(poses=centred(truth)),
         StartingPoint(density=density),
-        StartingPoint(rotation=truth, density=density),
+        StartingPoint(poses=centred(truth), density=density),
     ):
         records, _ = finish(ReconstructionRun(spectra, TINY, start))
         assert {record.stage for record in records} == {"auto_decoding"}  # pyright: ignore
@@ -191,7 +216,7 @@ def test_the_scale_of_a_given_map_does_not_matter(generator: torch.Generator) ->
     for scale in (1e-4, 1.0, 1e4):
         run = ReconstructionRun(spectra, config, StartingPoint(density=density * scale))
         _, result = finish(run)
-        errors.append(_median_error_deg(result.rotation, truth))
+        errors.append(_median_error_deg(result.poses.rotation, truth))
     assert max(errors) < 6.0
     assert max(errors) - min(errors) < 0.5
 
@@ -205,9 +230,9 @@ def test_a_run_has_no_result_before_its_end(
         run.result()
 
 
+def centred(rotation: torch.Tensor) -> PoseSet:
+    return PoseSet(rotation=rotation, shift_angstrom=torch.zeros(len(rotation), 2))
+
+
 def _median_error_deg(estimated: torch.Tensor, truth: torch.Tensor) -> float:
-    poses = [
-        PoseSet(rotation=rotation, shift_angstrom=torch.zeros(len(rotation), 2))
-        for rotation in (estimated, truth)
-    ]
-    return float(pose_errors(*poses).rotation_error_deg.median())
+    return float(pose_errors(centred(estimated), centred(truth)).rotation_error_deg.median())

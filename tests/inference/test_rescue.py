@@ -36,7 +36,7 @@ def images_with_wrong_poses(
 def test_wrong_poses_are_outliers(generator: torch.Generator) -> None:
     spectra, density, truth, wrong = images_with_wrong_poses(generator)
     far = geodesic_distance_deg(truth, wrong) > 40
-    found = misfits(spectra, density, wrong, SEARCH.radius)
+    found = misfits(spectra, density, PoseTable.starting_at(wrong), SEARCH.radius)
     assert set(far.nonzero()[:, 0].tolist()) <= set(found.tolist())
     assert len(found) < N_WRONG + 0.15 * N
 
@@ -48,7 +48,7 @@ def test_they_get_challengers_that_win_and_the_others_are_left_alone(
     table = PoseTable(
         rotation=wrong[:, None].repeat(1, 2, 1, 1), weight=torch.tensor([[1.0, 0.0]]).repeat(N, 1)
     )
-    searched = misfits(spectra, density, wrong, SEARCH.radius)
+    searched = misfits(spectra, density, table, SEARCH.radius)
     untouched = torch.ones(N, dtype=torch.bool)
     untouched[searched] = False
     budget = MemoryBudget.of_mebibytes(100)
@@ -61,7 +61,7 @@ def test_they_get_challengers_that_win_and_the_others_are_left_alone(
     rows, _ = table.alive(everything)
     prepared = prepared_density(spectra, density, 10.0, 2)
     residual, _ = pose_fits(prepared, rows.hypotheses, spectra.batch(everything, 10.0))
-    table.update(everything, rows, rows.hypotheses.rotation, residual)
+    table.update(everything, rows.slot, rows.hypotheses, residual)
     errors = geodesic_distance_deg(table.best(), truth)
     assert float((errors[:N_WRONG] < 10).float().mean()) >= 0.75
     assert float((errors < 10).float().mean()) > 0.95

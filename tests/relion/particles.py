@@ -83,11 +83,12 @@ def predicted_rows(
     assert stack.poses is not None
     geometry = GridGeometry(box=disc.box, radius=disc.box / 2, oversampling=oversampling)
     model = ImageModel(
-        decoder=PreparedGrid.of(geometry.grid_of_density(density.float()), geometry.oversampling),
-        pixel_size_angstrom=stack.pixel_size_angstrom,
+        decoder=PreparedGrid.of(geometry.grid_of_density(density.float()), geometry.oversampling)
     )
+    box_angstrom = disc.box * stack.pixel_size_angstrom
     hypotheses = PoseHypotheses(
-        rotation=stack.poses.rotation[:, None], shift_angstrom=stack.poses.shift_angstrom[:, None]
+        rotation=stack.poses.rotation[:, None],
+        shift_box=stack.poses.shift_angstrom[:, None] / box_angstrom,
     )
     batch = ParticleBatch(
         disc=disc,

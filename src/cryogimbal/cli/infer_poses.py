@@ -1,6 +1,7 @@
 """``cryogimbal infer-poses``: poses of new images by the encoder of a finished run."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +21,10 @@ from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES
-from cryogimbal.imaging.spectra import ParticleSpectra, read_spectra
+from cryogimbal.imaging.spectra import read_spectra
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import PoseInferenceConfig
-from cryogimbal.inference.pose_inference import infer_poses
+from cryogimbal.inference.pose_inference import InferredPoses, centring_by_mean_slice, infer_poses
 from cryogimbal.inference.records import StepRecord
 from cryogimbal.io.mrc import read_density
 from cryogimbal.io.run_folder import RunFolder, open_run_folder
@@ -84,13 +85,22 @@ class InferPoses:
         _announce(console, stack, taught, run)
         for line in (contrast.sentence, *(f"warning: {text}" for text in contrast.warnings)):
             console.print(line, markup=False)
-        rotation, told = _poses(console, taught, density, spectra, options)
-        poses = PoseSet(rotation=rotation, shift_angstrom=shift)
+        taught.encoder.to(device)
+        centring = None
+        if config.shift_range_box > 0:
+            centring = centring_by_mean_slice(
+                taught.encoder, density, spectra, config.shift_range_box
+            )
+        inferred = infer_poses(taught.encoder, density, spectra, options, centring)
+        found = _shown(console, inferred, len(spectra))
+        if found.shift_box is not None:
+            shift = shift + found.shift_box * taught.width_angstrom
+        poses = PoseSet(rotation=found.rotation, shift_angstrom=shift)
         write_particles(self.out, table, poses)
         seconds = time.monotonic() - began
         console.print(
             f"{len(stack):,} poses in {seconds:.1f} s ({len(stack) / seconds:,.0f} images/s, reading "
-            f"included); {told}",
+            f"included); {_told(found, options)}",
             markup=False,
         )
         console.print(f"  {self.out}  the input table with the poses found", markup=False)
@@ -158,20 +168,13 @@ def _announce(
         console.print(line, markup=False)
 
 
-def _poses(
-    console: Console,
-    taught: TaughtEncoder,
-    density: Tensor,
-    spectra: ParticleSpectra,
-    options: PoseInferenceConfig,
-) -> tuple[Float[Tensor, "particle 3 3"], str]:
-    """Rotations of all images on the CPU, and what to tell of them."""
-    found, loss_sum = [], 0.0
-    done = 0
+def _shown(console: Console, inferred: Iterator[InferredPoses], n_images: int) -> InferredPoses:
+    """Poses of all images on the CPU, with a line of progress while they are found."""
+    parts: list[InferredPoses] = []
+    done, loss_sum = 0, 0.0
     with Display(console) as display:
-        encoder = taught.encoder.to(spectra.device)
-        for batch in infer_poses(encoder, density, spectra, options):
-            found.append(batch)
+        for batch in inferred:
+            parts.append(batch)
             done += len(batch.index)
             loss_sum += float(batch.residual.sum())
             display.show(
@@ -180,15 +183,23 @@ def _poses(
                     epoch=0,
                     n_epochs=1,
                     images_done=done,
-                    images_total=len(spectra),
+                    images_total=n_images,
                     loss=loss_sum / done,
                 )
             )
-    rotation = torch.cat([batch.rotation for batch in found]).cpu()
-    heads = torch.cat([batch.head_rotation for batch in found]).cpu()
-    turned = float(geodesic_distance_deg(rotation, heads).median())
-    told = (
-        f"{options.direct_steps} direct steps turned them by {turned:.1f}° (median) from the best "
-        f"head; mean residual {loss_sum / done:.4f} (pure noise: 1)"
+    shifts = [part.shift_box for part in parts if part.shift_box is not None]
+    return InferredPoses(
+        index=torch.cat([part.index for part in parts]).cpu(),
+        rotation=torch.cat([part.rotation for part in parts]).cpu(),
+        shift_box=torch.cat(shifts).cpu() if shifts else None,
+        residual=torch.cat([part.residual for part in parts]).cpu(),
+        head_rotation=torch.cat([part.head_rotation for part in parts]).cpu(),
     )
-    return rotation, told
+
+
+def _told(found: InferredPoses, options: PoseInferenceConfig) -> str:
+    turned = float(geodesic_distance_deg(found.rotation, found.head_rotation).median())
+    return (
+        f"{options.direct_steps} direct steps turned them by {turned:.1f}° (median) from the best "
+        f"head; mean residual {float(found.residual.mean()):.4f} (pure noise: 1)"
+    )

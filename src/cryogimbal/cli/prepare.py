@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
 from cryogimbal.data.particles import ParticleStack
+from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.spectra import ParticleSpectra, read_spectra, working_box_for
@@ -32,7 +33,7 @@ class PreparedInput:
     start: StartingPoint
     contrast: ContrastDecision
     shift_angstrom: Float[Tensor, "particle 2"]
-    """Displacements the images were centred by; zero where particles are taken as centred."""
+    """Displacements the images were centred by beforehand; zero where none were given."""
 
 
 def prepare(
@@ -62,7 +63,7 @@ def prepare(
     )
     start = StartingPoint(
         density=_initial_density(config.initial_map, spectra),
-        rotation=_initial_rotation(config.initial_poses, len(stack)),
+        poses=_initial_poses(config.initial_poses, len(stack)),
     )
     return PreparedInput(
         stack=stack,
@@ -101,19 +102,19 @@ def device_named(name: str) -> torch.device:
 def centring_shifts(
     stack: ParticleStack, table_path: Path, config: ReconstructionConfig
 ) -> Float[Tensor, "particle 2"]:
-    """Displacements that the images are to be centred by; zeros where they are taken as centred.
+    """Displacements that are known and that the images are to be centred by; zeros where none are.
 
     Raises
     ------
     InputError
         If they are to be those of the table and it has none.
     """
-    if config.shifts == "none":
+    if config.shifts != "given":
         return torch.zeros(len(stack), 2)
     if stack.given_shift_angstrom is None:
         raise InputError(
             f"{table_path}: --shifts given expects columns of origins in the table, found none; "
-            "use --shifts none"
+            "use --shifts estimate"
         )
     return stack.given_shift_angstrom
 
@@ -135,7 +136,7 @@ def _initial_density(
     return resample_density(density.values, spectra.disc.box).to(spectra.device)
 
 
-def _initial_rotation(path: Path | None, n_particles: int) -> Float[Tensor, "particle 3 3"] | None:
+def _initial_poses(path: Path | None, n_particles: int) -> PoseSet | None:
     if path is None:
         return None
     poses = read_poses(path)
@@ -144,4 +145,4 @@ def _initial_rotation(path: Path | None, n_particles: int) -> Float[Tensor, "par
             f"{path}: expected poses of the {n_particles} particles of the input, in the same "
             f"order, found {len(poses)}"
         )
-    return poses.rotation
+    return poses

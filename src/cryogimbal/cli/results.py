@@ -50,7 +50,8 @@ def write_results(
     """
     result = reconstruction.result()
     write_density(run.density, result.density)
-    poses = PoseSet(rotation=result.rotation, shift_angstrom=prepared.shift_angstrom)
+    shift = result.poses.shift_angstrom + prepared.shift_angstrom
+    poses = PoseSet(rotation=result.poses.rotation, shift_angstrom=shift)
     write_particles(run.particles, prepared.table, poses)
     if result.encoder is not None:
         write_encoder(run, result.encoder, prepared.spectra, diameter)
@@ -69,7 +70,7 @@ def write_results(
 def _write_figures(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
     run.figures.mkdir(exist_ok=True)
     plot_map(result.density, run.figures / "map.png")
-    plot_view_directions(result.rotation, run.figures / "view_directions.png")
+    plot_view_directions(result.poses.rotation, run.figures / "view_directions.png")
     plot_progress(read_metrics(run), run.figures / "progress.png")
     if result.half_map_fsc is not None:
         plot_fsc({"half-maps": result.half_map_fsc}, run.figures / "fsc.png")
@@ -81,18 +82,20 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     spectra, density = prepared.spectra, result.density
     geometry = GridGeometry(box=density.box, radius=density.box / 2, oversampling=2)
     grid = geometry.grid_of_density(density.values.to(spectra.device))
-    model = ImageModel(
-        decoder=PreparedGrid.of(grid, geometry.oversampling),
-        pixel_size_angstrom=spectra.pixel_size_angstrom,
-    )
+    model = ImageModel(decoder=PreparedGrid.of(grid, geometry.oversampling))
     n = min(len(spectra), 2000)
     index = torch.linspace(0, len(spectra) - 1, n, device=spectra.device).long()
-    rotation = result.rotation.to(spectra.device)
+    box_angstrom = spectra.disc.box * spectra.pixel_size_angstrom
+    poses = result.poses.to(spectra.device)
+    hypotheses = PoseHypotheses(
+        rotation=poses.rotation[:, None],
+        shift_box=poses.shift_angstrom[:, None] / box_angstrom,
+    )
     losses = torch.cat(
         [
             loss_of(
                 model,
-                PoseHypotheses(rotation=rotation[part][:, None]),
+                hypotheses[part],
                 spectra.batch(part, spectra.disc.radius),
                 squared_residual,
             )[:, 0]
@@ -102,8 +105,7 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     ranked = index[losses.argsort()]
     shown = ranked[torch.linspace(0, n - 1, min(n, SHOWN_PARTICLES)).long()]
     batch = spectra.batch(shown, spectra.disc.radius)
-    hypotheses = PoseHypotheses(rotation=rotation[shown][:, None])
-    predicted = model.predict(hypotheses, batch)[:, 0]
+    predicted = model.predict(hypotheses[shown], batch)[:, 0]
     losses = squared_residual(predicted[:, None], batch.observed)[:, 0]
     observed, rendered, residual = (
         images_from_rows(rows, batch.disc, batch.disc.box).cpu()

@@ -42,5 +42,12 @@ class PoseHypotheses:
     """Candidate poses of each image of a batch; a pose source proposes them."""
 
     rotation: Float[Tensor, "batch head 3 3"]
-    shift_angstrom: Float[Tensor, "batch head 2"] | None = None
-    """None where every particle is taken to be centred."""
+    shift_box: Float[Tensor, "batch head 2"] | None = None
+    """Displacement (x, y) in fractions of the box; none where every particle is taken as centred."""
+
+    def __getitem__(self, index: Int[Tensor, " chosen"]) -> "PoseHypotheses":
+        """Those of the chosen images, in the given order."""
+        shift = self.shift_box
+        return PoseHypotheses(
+            rotation=self.rotation[index], shift_box=None if shift is None else shift[index]
+        )

@@ -46,6 +46,18 @@ def resize_centred(array: Tensor, box: int, n_axes: int) -> Tensor:
     return resize(array, box, n_axes)
 
 
+def centred_by_mass(density: Float[Tensor, "box box box"]) -> Float[Tensor, "box box box"]:
+    """The density moved by whole voxels so that the centre of its positive mass is the box centre."""
+    box, mass = density.shape[-1], density.clamp_min(0)
+    axis = torch.arange(box, device=density.device, dtype=density.dtype) - box // 2
+    total = mass.sum().clamp_min(torch.finfo(density.dtype).tiny)
+    offset = [
+        round(float((mass.sum(dim=others) * axis).sum() / total))
+        for others in ((1, 2), (0, 2), (0, 1))
+    ]
+    return torch.roll(density, [-steps for steps in offset], (0, 1, 2))
+
+
 def resample_density(
     density: Float[Tensor, "old old old"], box: int
 ) -> Float[Tensor, "new new new"]:

@@ -13,6 +13,7 @@ from cryogimbal.fourier.disc import Disc
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.slices import add_backprojection
 from cryogimbal.imaging.volume import GridGeometry
 
@@ -60,16 +61,18 @@ class SufficientStatistics:
         share: Float[Tensor, " hypothesis"],
         oversampling: int,
     ) -> None:
-        """Add images at several rotations, each with a share of its image, in place."""
+        """Add images at several poses, each with a share of its image, in place."""
         image = hypotheses.image
         data = (batch.ctf * batch.observed)[image] * share[:, None]
+        if hypotheses.shift_box is not None:
+            data = shift_row(data, -hypotheses.shift_box, batch.disc)
         weight = batch.ctf.square()[image] * share[:, None]
         self.add_slices(data, weight, hypotheses.rotation, batch.disc, oversampling)
 
     def add_images(
         self, batch: ParticleBatch, rotation: Float[Tensor, "batch 3 3"], oversampling: int
     ) -> None:
-        """Add images at one rotation each, in place."""
+        """Add centred images at one rotation each, in place."""
         self.add_slices(
             batch.ctf * batch.observed, batch.ctf.square(), rotation, batch.disc, oversampling
         )

@@ -5,7 +5,7 @@ Hartley form, one row of disc coefficients per image and hypothesis. Noise is wh
 deviation 1 per coefficient, so a squared residual is twice a negative log-likelihood.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -35,6 +35,10 @@ class ParticleBatch:
             index=self.index[chosen],
         )
 
+    def centred(self, shift_box: Float[Tensor, "batch 2"]) -> "ParticleBatch":
+        """The images moved back by known displacements (fractions of the box)."""
+        return replace(self, observed=shift_row(self.observed, -shift_box, self.disc))
+
     def truncate(self, radius: float) -> "ParticleBatch":
         """The same images up to a lower band limit (cycles per box)."""
         disc = self.disc.truncate(radius)
@@ -49,14 +53,12 @@ class ImageModel:
     """Predicts images of a decoder at hypothetical poses."""
 
     decoder: Decoder
-    pixel_size_angstrom: float
 
     def predict(
         self, hypotheses: PoseHypotheses, batch: ParticleBatch
     ) -> Float[Tensor, "batch head coefficient"]:
         """Predicted rows of every hypothesis of every image."""
         slices = self.decoder.slices(hypotheses.rotation, batch.disc)
-        if hypotheses.shift_angstrom is not None:
-            box_angstrom = batch.disc.box * self.pixel_size_angstrom
-            slices = shift_row(slices, hypotheses.shift_angstrom / box_angstrom, batch.disc)
+        if hypotheses.shift_box is not None:
+            slices = shift_row(slices, hypotheses.shift_box, batch.disc)
         return slices * batch.ctf[:, None]

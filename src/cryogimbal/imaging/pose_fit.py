@@ -42,8 +42,15 @@ def _zero_frequency(prepared: PreparedGrid, batch: ParticleBatch) -> tuple[Tenso
     return (predicted - batch.observed[:, 0]).square(), predicted.square()
 
 
-def hypotheses_of(rotation: Float[Tensor, "batch head 3 3"]) -> Hypotheses:
+def hypotheses_of(
+    rotation: Float[Tensor, "batch head 3 3"],
+    shift_box: Float[Tensor, "batch head 2"] | None = None,
+) -> Hypotheses:
     """All heads of all images of a batch, one after the other."""
     n, heads = rotation.shape[:2]
     image = torch.arange(n, device=rotation.device).repeat_interleave(heads)
-    return Hypotheses(rotation=rotation.reshape(-1, 3, 3), image=image)
+    return Hypotheses(
+        rotation=rotation.reshape(-1, 3, 3),
+        image=image,
+        shift_box=None if shift_box is None else shift_box.reshape(-1, 2),
+    )

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from cryogimbal.data.poses import PoseHypotheses
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
+from cryogimbal.imaging.pose_fit import hypotheses_of
+from cryogimbal.imaging.shift_search import best_shifts, shift_grid
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.imaging.volume import HartleyVolume
+from cryogimbal.imaging.volume import Decoder, HartleyVolume
 from cryogimbal.inference.config import AutoEncodingConfig
 from cryogimbal.inference.encoder import PoseEncoder
 from cryogimbal.inference.epochs import EpochProgress
 from cryogimbal.inference.loss import best_head, compared, loss_of, residual_named
-from cryogimbal.inference.mode_search import distinct
+from cryogimbal.inference.modes import Modes, distinct, joined_modes
 from cryogimbal.inference.records import EpochRecord, StepRecord
 from cryogimbal.inference.row_encoder import RowEncoder
 from cryogimbal.inference.switching import SwitchRule
@@ -37,7 +39,10 @@ class AutoEncoding:
         volume: HartleyVolume,
         config: AutoEncodingConfig,
         seed: int,
+        *,
+        shift_range_box: float = 0.0,
     ) -> None:
+        """Particles lie up to ``shift_range_box`` (a fraction of the box) from the centre."""
         self.encoder = encoder
         self._spectra = spectra
         self._volume = volume
@@ -47,6 +52,8 @@ class AutoEncoding:
         self._reason: str | None = None
         self._encoder_optimiser = torch.optim.Adam(encoder.parameters(), lr=config.encoder_rate)
         self._volume_optimiser = torch.optim.Adam(volume.parameters(), lr=config.volume_rate)
+        self._shift_range_box = shift_range_box
+        self._shift_box = torch.zeros(len(spectra), 2, device=spectra.device)
         self._rotation = torch.eye(3, device=spectra.device).repeat(len(spectra), 1, 1)
         self._wins = torch.zeros(encoder.n_heads, device=spectra.device)
         self._head_loss = torch.zeros(encoder.n_heads, device=spectra.device)
@@ -83,6 +90,7 @@ class AutoEncoding:
             "encoder_optimiser": self._encoder_optimiser.state_dict(),
             "volume_optimiser": self._volume_optimiser.state_dict(),
             "rotation": self._rotation,
+            "shift_box": self._shift_box,
             "wins": self._wins,
             "head_loss": self._head_loss,
             "losses": self._rule.losses,
@@ -96,6 +104,7 @@ class AutoEncoding:
         self._encoder_optimiser.load_state_dict(state["encoder_optimiser"])
         self._volume_optimiser.load_state_dict(state["volume_optimiser"])
         self._rotation = state["rotation"].to(self._spectra.device)
+        self._shift_box = state["shift_box"].to(self._spectra.device)
         self._wins = state["wins"].to(self._spectra.device)
         self._head_loss = state["head_loss"].to(self._spectra.device)
         self._rule.losses, self._reason = list(state["losses"]), state["reason"]
@@ -106,27 +115,34 @@ class AutoEncoding:
         The minimum over heads passes its gradient to one head alone, so all heads are rendered
         without gradients and only the winner once more with them.
         """
-        hypotheses = propose(self.encoder, self._spectra, batch)
-        chosen = self._winner(hypotheses, batch)
+        chosen = self._winner(self._propose(batch), batch)
         self._encoder_optimiser.zero_grad(set_to_none=True)
         self._volume_optimiser.zero_grad(set_to_none=True)
-        losses = loss_of(self._model(self._volume), chosen, batch, self._residual)[:, 0]
+        model = ImageModel(decoder=self._volume)
+        losses = loss_of(model, chosen, batch, self._residual)[:, 0]
         (losses.mean() * batch.disc.n_coefficients).backward()
         self._encoder_optimiser.step()
         self._volume_optimiser.step()
         self._rotation[batch.index] = chosen.rotation.detach()[:, 0]
+        if chosen.shift_box is not None:
+            self._shift_box[batch.index] = chosen.shift_box[:, 0]
         return losses.detach()
 
+    def _propose(self, batch: ParticleBatch) -> PoseHypotheses:
+        seen = self._spectra.batch(batch.index, self.encoder.radius)
+        if self._shift_range_box > 0:
+            seen = seen.centred(self._shift_box[batch.index])
+        return self.encoder.propose(seen)
+
     def _winner(self, hypotheses: PoseHypotheses, batch: ParticleBatch) -> PoseHypotheses:
-        n_heads = self.encoder.n_heads
-        losses = compared(self._model(self._volume.frozen()), hypotheses, batch, self._residual)
+        n_heads, decoder = self.encoder.n_heads, self._volume.frozen()
+        if self._shift_range_box > 0:
+            hypotheses = with_best_shifts(decoder, hypotheses, batch, self._shift_range_box)
+        losses = compared(ImageModel(decoder=decoder), hypotheses, batch, self._residual)
         head, chosen = best_head(losses, hypotheses)
         self._wins += torch.bincount(head % n_heads, minlength=n_heads)
         self._head_loss += losses.unflatten(1, (-1, n_heads)).amin(dim=1).sum(dim=0)
         return chosen
-
-    def _model(self, decoder: Any) -> ImageModel:
-        return ImageModel(decoder=decoder, pixel_size_angstrom=self._spectra.pixel_size_angstrom)
 
     def _finish_epoch(self, radius: float) -> EpochRecord:
         n = len(self._spectra)
@@ -143,40 +159,55 @@ class AutoEncoding:
         )
 
 
-def propose(
-    encoder: PoseEncoder | RowEncoder, spectra: ParticleSpectra, batch: ParticleBatch
-) -> PoseHypotheses:
-    """The encoder's hypotheses for the images of a batch, seen at the encoder's own band limit."""
-    return encoder.propose(spectra.batch(batch.index, encoder.radius))
-
-
 @torch.no_grad()
 def encoder_modes(
     encoder: PoseEncoder | RowEncoder,
-    volume: HartleyVolume,
+    decoder: Decoder,
     spectra: ParticleSpectra,
     config: AutoEncodingConfig,
+    *,
     n_modes: int,
-) -> tuple[Float[Tensor, "particle mode 3 3"], Float[Tensor, "particle mode"]]:
+    shift_range_box: float = 0.0,
+) -> Modes:
     """Hand-over (the paper's equation 7): for every image the proposals that fit best, best first.
 
-    Their residuals are sums over coefficients, infinite where the proposals of an image do not lie
-    apart from each other.
+    Fewer modes where the proposals of an image do not lie apart from each other. Images that are not
+    centred are looked at twice, the second time centred by what was found the first time.
     """
     encoder.eval()
-    model = ImageModel(decoder=volume.frozen(), pixel_size_angstrom=spectra.pixel_size_angstrom)
     residual = residual_named(config.loss)
     radius = config.band.radius(config.epochs, spectra.disc.radius)
-    rotation, left = [], []
+    parts = []
     for index in torch.arange(len(spectra), device=spectra.device).split(config.batch_size):
-        batch = spectra.batch(index, radius)
-        hypotheses = propose(encoder, spectra, batch)
-        losses, order = compared(model, hypotheses, batch, residual).sort(dim=1)
-        ranked = hypotheses.rotation.take_along_dim(order[:, :, None, None], dim=1)
-        chosen = distinct(ranked, n_modes, SEPARATION_DEG)
-        taken = chosen.clamp(min=0)
-        rotation.append(ranked.take_along_dim(taken[:, :, None, None], dim=1))
-        sums = losses.take_along_dim(taken, dim=1) * batch.disc.n_coefficients
-        left.append(sums.masked_fill(chosen < 0, torch.inf))
+        batch, seen = spectra.batch(index, radius), spectra.batch(index, encoder.radius)
+        hypotheses = encoder.propose(seen)
+        if shift_range_box > 0:
+            first = with_best_shifts(decoder, hypotheses, batch, shift_range_box)
+            losses = compared(ImageModel(decoder=decoder), first, batch, residual)
+            _, best = best_head(losses, first)
+            assert best.shift_box is not None
+            hypotheses = encoder.propose(seen.centred(best.shift_box[:, 0]))
+            hypotheses = with_best_shifts(decoder, hypotheses, batch, shift_range_box)
+        losses = compared(ImageModel(decoder=decoder), hypotheses, batch, residual)
+        ranked = Modes(
+            rotation=hypotheses.rotation,
+            residual=losses * batch.disc.n_coefficients,
+            shift_box=hypotheses.shift_box,
+        ).best_first()
+        chosen = distinct(ranked.rotation, n_modes, SEPARATION_DEG)
+        parts.append(ranked.taken(chosen.clamp(min=0)).without(chosen < 0))
     encoder.train()
-    return torch.cat(rotation), torch.cat(left)
+    return joined_modes(parts)
+
+
+@torch.no_grad()
+def with_best_shifts(
+    decoder: Decoder, hypotheses: PoseHypotheses, batch: ParticleBatch, range_box: float
+) -> PoseHypotheses:
+    """Every proposed rotation with the shift that fits it best."""
+    rotation = hypotheses.rotation.detach()
+    shifts = shift_grid(range_box, batch.disc.radius).to(rotation.device)
+    found = best_shifts(decoder, hypotheses_of(rotation), batch, shifts)
+    return PoseHypotheses(
+        rotation=hypotheses.rotation, shift_box=found.view(*rotation.shape[:2], 2)
+    )

@@ -271,10 +271,18 @@ class ReconstructionConfig:
     """Start from the angles of this STAR file (same particles, same order)."""
     max_particles: int | None = None
     """Search on a random subset of this size; poses and map still come from all particles."""
+<<<<<<< HEAD
     shifts: Literal["none", "given"] = "none"
     """Take particles as centred, or centre them by the origins in the table."""
     contrast: Literal["auto", "light", "dark"] = "auto"
     """Particles against their background; auto: as the images show it, light where they do not."""
+=======
+    shifts: Literal["estimate", "given", "none"] = "estimate"
+    """Find each particle's displacement from the centre of its image, take it from the origins in the
+    table, or take particles as centred."""
+    shift_range: float = 0.1
+    """Largest displacement that a search looks for, as a fraction of the box."""
+>>>>>>> d919b3b (inference: every pose source proposes a rotation and an in-plane shift)
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0
@@ -295,6 +303,11 @@ class ReconstructionConfig:
     """The pose network that is taught from the map."""
     head_training: HeadTrainingConfig = field(default_factory=HeadTrainingConfig)
     """How it is taught; 0 epochs: not at all."""
+
+    @property
+    def shift_range_box(self) -> float:
+        """How far from its centre a particle is looked for, as a fraction of the box."""
+        return self.shift_range if self.shifts == "estimate" else 0.0
 
     @property
     def teaches_encoder(self) -> bool:
@@ -319,6 +332,12 @@ class ReconstructionConfig:
             "max-particles",
             "at least 1",
             self.max_particles,
+        )
+        _require(
+            0 < self.shift_range <= 0.5,
+            "shift-range",
+            "above 0, at most 0.5 of the box",
+            self.shift_range,
         )
         _require(self.seed >= 0, "seed", "0 or more", self.seed)
         _require(

@@ -14,6 +14,7 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.rotations import rotation_grid
 
 # At the few cycles per box of the search an unpadded grid is exact enough, and eight times smaller.
@@ -32,15 +33,16 @@ def solve_lightly(
 
 def density_of_poses(
     spectra: ParticleSpectra,
-    rotation: Float[Tensor, "particle 3 3"],
+    table: PoseTable,
     geometry: GridGeometry,
     tile: int,
 ) -> Float[Tensor, "box box box"]:
-    """Back-projection of all images at given poses, up to the geometry's radius."""
+    """Back-projection of all images at their best poses, up to the geometry's radius."""
     statistics = SufficientStatistics.zeros(geometry, spectra.device)
     for index in _tiles(spectra, tile):
         batch = spectra.batch(index, geometry.radius)
-        statistics.add_images(batch, rotation[index], geometry.oversampling)
+        share = torch.ones(len(index), device=spectra.device)
+        statistics.add_hypotheses(batch, table.best_of(index), share, geometry.oversampling)
     return solve_lightly(statistics, geometry)
 
 

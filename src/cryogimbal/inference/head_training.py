@@ -16,6 +16,7 @@ from torch import Tensor
 from cryogimbal.fourier.disc import Disc
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.plane_symmetry import into_asymmetric_unit
+from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 from cryogimbal.inference.epochs import EpochProgress
@@ -49,12 +50,19 @@ class HeadTraining:
         density: Float[Tensor, "box box box"],
         config: HeadTrainingConfig,
         seed: int,
+        *,
+        centring_error_box: float = 0.0,
     ) -> None:
-        """``spectra`` lend their CTFs; ``density`` is in their scale (noise 1)."""
+        """``spectra`` lend their CTFs; ``density`` is in their scale (noise 1).
+
+        ``centring_error_box`` is by how much images to come will be off centre, per axis (standard
+        deviation as a fraction of the box).
+        """
         self.encoder = encoder
         self._spectra = spectra
         self._config = config
         self._seed = seed
+        self._centring_error_box = centring_error_box
         self._grid = prepared_density(spectra, density, encoder.disc.radius, OVERSAMPLING)
         self._optimiser = torch.optim.Adam(
             encoder.parameters(), lr=config.rate, betas=(0.9, SECOND_DECAY)
@@ -133,7 +141,11 @@ class HeadTraining:
         chosen = torch.randint(len(self._spectra), (n,), generator=generator)
         noise = torch.randn(n, disc.n_coefficients, generator=generator).to(device)
         real = self._spectra.batch(chosen.to(device), disc.radius)
-        rendered = self._grid.slices(rotation, real.disc) * real.ctf + noise
+        slices = self._grid.slices(rotation, real.disc)
+        if self._centring_error_box > 0:
+            shift = self._centring_error_box * torch.randn(n, 2, generator=generator)
+            slices = shift_row(slices, shift.to(device), real.disc)
+        rendered = slices * real.ctf + noise
         batch = ParticleBatch(disc=real.disc, observed=rendered, ctf=real.ctf, index=real.index)
         return batch, rotation
 

@@ -45,10 +45,10 @@ def best_head(
     """The head of lowest loss of each image, and the hypotheses reduced to that one."""
     head = losses.argmin(dim=1)
     rotation = hypotheses.rotation.take_along_dim(head[:, None, None, None], dim=1)
-    shift = hypotheses.shift_angstrom
+    shift = hypotheses.shift_box
     if shift is not None:
         shift = shift.take_along_dim(head[:, None, None], dim=1)
-    return head, PoseHypotheses(rotation=rotation, shift_angstrom=shift)
+    return head, PoseHypotheses(rotation=rotation, shift_box=shift)
 
 
 @torch.no_grad()
@@ -57,9 +57,8 @@ def compared(
 ) -> Float[Tensor, "batch head"]:
     """:func:`loss_of` without gradients: in one pass and with no prediction kept, where possible."""
     decoder, rotation = model.decoder, hypotheses.rotation
-    plain = residual is squared_residual and hypotheses.shift_angstrom is None
-    if plain and isinstance(decoder, PreparedGrid):
-        left, _ = pose_fits(decoder, hypotheses_of(rotation), batch)
+    if residual is squared_residual and isinstance(decoder, PreparedGrid):
+        left, _ = pose_fits(decoder, hypotheses_of(rotation, hypotheses.shift_box), batch)
         return left.view(rotation.shape[:2]) / batch.disc.n_coefficients
     return loss_of(model, hypotheses, batch, residual)
 

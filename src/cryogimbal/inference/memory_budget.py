@@ -41,8 +41,10 @@ class MemoryBudget:
         """A budget in units that people give."""
         return cls(n_bytes=mebibytes * MIB)
 
-    def images_at_once(self, n_images: int, n_orientations: int, n_coefficients: int) -> int:
-        """Images that fit beside all orientations, where a posterior has to be normalised.
+    def images_at_once(
+        self, n_images: int, n_orientations: int, n_coefficients: int, n_shifts: int = 1
+    ) -> int:
+        """Images that fit beside all orientations and shifts, for a posterior to be normalised.
 
         Raises
         ------
@@ -50,7 +52,7 @@ class MemoryBudget:
             If not even one image fits; the message names the budget that is needed.
         """
         fixed = self._bytes_of(0, n_orientations, n_coefficients)
-        each = self._bytes_of(1, n_orientations, n_coefficients) - fixed
+        each = self._bytes_of(n_shifts, n_orientations, n_coefficients) - fixed
         fitting = (self.n_bytes - fixed) // each
         if fitting < 1:
             raise _too_small(

@@ -2,23 +2,27 @@
 
 Images are scored against the whole grid by matrix products in tiles, the best orientations that lie
 apart from each other are kept, and each is moved to the best of its neighbours at half the spacing,
-twice.
+twice. Where particles are not centred, an orientation counts by its best shift.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cryogimbal.fourier.disc import Disc
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
+from cryogimbal.imaging.shift_search import best_shifts, shift_grid
 from cryogimbal.imaging.slices import PreparedGrid
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.gauss_newton import FIRST_DAMPING, gauss_newton
 from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.modes import Modes, distinct, joined_modes, modes_of
 from cryogimbal.inference.posterior import log_likelihoods
 from cryogimbal.rotations import nearer_than_deg, rotation_grid, rotvec_to_rotation
 
@@ -33,15 +37,9 @@ HALVINGS = 2
 # More are refined than are wanted, for some turn out to be shoulders of one peak.
 SPARE_MODES = 2
 IMAGES_AT_ONCE = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Modes:
-    """Distinct poses of each image, best first."""
-
-    rotation: Float[Tensor, "particle mode 3 3"]
-    residual: Float[Tensor, "particle mode"]
-    """Sum of squared residuals; infinite where an image has fewer modes."""
+# From the best shift of the grid to the best between its points, jointly with the rotation.
+SHIFT_STEPS = 3
+N_SIDE_OF_MEAN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,17 @@ class ModeSearch:
     n_modes: int
     separation_deg: float = 20.0
     """Least distance between the modes of an image."""
+    shift_range_box: float = 0.0
+    """Largest displacement, as a fraction of the box; 0: particles are centred."""
 
     @property
     def spacing_rad(self) -> float:
         """Distance of neighbours on the grid."""
         return math.pi / 3 / self.n_side
+
+    def shifts(self, device: torch.device) -> Float[Tensor, "shift 2"]:
+        """Shifts to be compared, in fractions of the box."""
+        return shift_grid(self.shift_range_box, self.radius).to(device)
 
 
 def find_modes(
@@ -76,24 +80,23 @@ def find_modes(
         If the budget does not hold a single tile.
     """
     orientations = rotation_grid(search.n_side).to(spectra.device)
-    radius = min(search.radius, spectra.disc.radius)
+    search = replace(search, radius=min(search.radius, spectra.disc.radius))
+    radius = search.radius
     coarse = prepared_density(spectra, density, radius, SEARCH_OVERSAMPLING)
     fine = prepared_density(spectra, density, radius, REFINEMENT_OVERSAMPLING)
     candidates = budget.until_it_fits(
-        lambda: _best_orientations(spectra, coarse, orientations, radius, budget)
+        lambda: _best_orientations(spectra, coarse, orientations, search, budget)
     )
-    rotation, residual = [], []
+    parts = []
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, radius)
         found = orientations[candidates[index]]
         chosen = distinct(found, search.n_modes, search.separation_deg)
-        modes = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
-        refined, left = _refined(fine, batch, modes, search.spacing_rad)
-        refined, left = _ordered(refined, left.masked_fill(chosen < 0, torch.inf))
-        refined, left = _ordered(refined, left.masked_fill(_met(refined, search), torch.inf))
-        rotation.append(refined[:, : search.n_modes])
-        residual.append(left[:, : search.n_modes])
-    return Modes(rotation=torch.cat(rotation), residual=torch.cat(residual))
+        ranked = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
+        modes = _refined(fine, batch, ranked, search).without(chosen < 0).best_first()
+        modes = modes.without(_met(modes, search)).best_first()
+        parts.append(modes.first(search.n_modes))
+    return joined_modes(parts)
 
 
 def orientation_posterior(
@@ -135,16 +138,27 @@ def prepared_density(
     return PreparedGrid.of(geometry.grid_of_density(density), oversampling)
 
 
+def mean_slice_of(
+    spectra: ParticleSpectra, density: Float[Tensor, "box box box"], disc: Disc
+) -> tuple[Float[Tensor, " coefficient"], Float[Tensor, " coefficient"]]:
+    """Mean over orientations of a density's slices, and what they vary by (mean square)."""
+    prepared = prepared_density(spectra, density, disc.radius, SEARCH_OVERSAMPLING)
+    slices = prepared.slices(rotation_grid(N_SIDE_OF_MEAN).to(spectra.device), disc)
+    mean = slices.mean(0)
+    return mean, (slices - mean).square().mean(0)
+
+
 def _best_orientations(
     spectra: ParticleSpectra,
     prepared: PreparedGrid,
     orientations: Tensor,
-    radius: float,
+    search: ModeSearch,
     budget: MemoryBudget,
 ) -> Int[Tensor, "particle candidate"]:
-    """Orientations of highest likelihood of each image, best first."""
+    """Orientations of highest likelihood of each image, at the best of all shifts, best first."""
     n, n_orientations = len(spectra), orientations.shape[0]
-    disc = spectra.disc.truncate(radius)
+    shifts = search.shifts(spectra.device) if search.shift_range_box > 0 else None
+    disc = spectra.disc.truncate(search.radius)
     kept = min(CANDIDATES, n_orientations)
     best = torch.full((n, 0), -torch.inf, device=spectra.device)
     index = torch.zeros(n, 0, dtype=torch.long, device=spectra.device)
@@ -155,7 +169,8 @@ def _best_orientations(
         if tile.orientations != block:
             block = tile.orientations
             slices = prepared.slices(orientations[block], disc)
-        scores = log_likelihoods(spectra.batch(images[tile.images], radius), slices)
+        batch = spectra.batch(images[tile.images], search.radius)
+        scores = log_likelihoods(batch, slices, shifts=shifts)
         value, place = scores.topk(min(kept, scores.shape[1]), dim=1)
         blocks.append((value, place + block.start))
         if tile.images.stop == n:
@@ -166,52 +181,45 @@ def _best_orientations(
     return index
 
 
-def distinct(
-    ranked: Float[Tensor, "batch candidate 3 3"], n: int, separation_deg: float
-) -> Int[Tensor, "batch mode"]:
-    """Which candidates (best first) are modes: each farther than the separation from all before.
-
-    -1 where no candidate is left.
-    """
-    near = nearer_than_deg(ranked, separation_deg)
-    free = torch.ones(ranked.shape[:2], dtype=torch.bool, device=ranked.device)
-    rows = torch.arange(len(ranked), device=ranked.device)
-    chosen = []
-    for _ in range(n):
-        first = free.int().argmax(dim=1)
-        chosen.append(torch.where(free.any(dim=1), first, -1))
-        # Rounding must not leave a candidate apart from itself.
-        free[rows, first] = False
-        free &= ~near[rows, first]
-    return torch.stack(chosen, dim=1)
-
-
-def _ordered(rotation: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Best first."""
-    residual, order = residual.sort(dim=1)
-    return rotation.take_along_dim(order[:, :, None, None], dim=1), residual
-
-
-def _met(refined: Tensor, search: ModeSearch) -> Bool[Tensor, "batch mode"]:
+def _met(refined: Modes, search: ModeSearch) -> Bool[Tensor, "batch mode"]:
     """Modes (best first) that refinement has brought to a better one: it was the same peak."""
-    near = nearer_than_deg(refined, search.separation_deg / 2)
+    near = nearer_than_deg(refined.rotation, search.separation_deg / 2)
     return near.tril(diagonal=-1).any(dim=2)
 
 
 def _refined(
-    prepared: PreparedGrid, batch: ParticleBatch, modes: Tensor, spacing_rad: float
-) -> tuple[Float[Tensor, "batch mode 3 3"], Float[Tensor, "batch mode"]]:
-    """Each pose moved to the best of its 27 neighbours, at half the spacing and half of that."""
+    prepared: PreparedGrid,
+    batch: ParticleBatch,
+    modes: Float[Tensor, "batch mode 3 3"],
+    search: ModeSearch,
+) -> Modes:
+    """Each pose with its best shift, moved to the best of its 27 neighbours, twice, then by steps."""
     axis = torch.tensor([0.0, -1.0, 1.0], device=modes.device)
     steps = torch.cartesian_prod(axis, axis, axis)
     hypotheses = hypotheses_of(modes)
-    rotation = hypotheses.rotation
+    if search.shift_range_box > 0:
+        shifts = search.shifts(modes.device)
+        found = best_shifts(prepared, hypotheses, batch, shifts)
+        hypotheses = replace(hypotheses, shift_box=found)
     residual = pose_fits(prepared, hypotheses, batch)[0]
     for halving in range(1, HALVINGS + 1):
-        neighbours = rotvec_to_rotation(steps * (spacing_rad / 2**halving)) @ rotation[:, None]
-        image = hypotheses.image.repeat_interleave(len(steps))
-        around = Hypotheses(rotation=neighbours.flatten(0, 1), image=image)
-        fits, _ = pose_fits(prepared, around, batch)
+        rotvec = steps * (search.spacing_rad / 2**halving)
+        neighbours = rotvec_to_rotation(rotvec) @ hypotheses.rotation[:, None]
+        fits, _ = pose_fits(prepared, _around(hypotheses, neighbours), batch)
         residual, best = fits.view(-1, len(steps)).min(dim=1)
         rotation = neighbours.take_along_dim(best[:, None, None, None], dim=1)[:, 0]
-    return rotation.view(modes.shape), residual.view(modes.shape[:2])
+        hypotheses = replace(hypotheses, rotation=rotation)
+    if hypotheses.shift_box is not None:
+        damping = torch.full_like(residual, FIRST_DAMPING)
+        moved = gauss_newton(prepared, hypotheses, batch, damping=damping, n_steps=SHIFT_STEPS)
+        hypotheses, residual = moved.hypotheses, moved.residual
+    return modes_of(hypotheses, residual, len(modes))
+
+
+def _around(hypotheses: Hypotheses, neighbours: Float[Tensor, "n step 3 3"]) -> Hypotheses:
+    n_steps, shift = neighbours.shape[1], hypotheses.shift_box
+    return Hypotheses(
+        rotation=neighbours.flatten(0, 1),
+        image=hypotheses.image.repeat_interleave(n_steps),
+        shift_box=None if shift is None else shift.repeat_interleave(n_steps, dim=0),
+    )

@@ -68,7 +68,7 @@ class GaussNewtonSteps:
             decoder, rows.hypotheses, batch, damping=self._damping[place], n_steps=self._n_steps
         )
         self._damping[place] = found.damping
-        moved = table.update(batch.index, rows, found.rotation, found.residual)
+        moved = table.update(batch.index, slot, found.hypotheses, found.residual)
         best = torch.full_like(moved, torch.inf)
         best = best.scatter_reduce(0, image, found.residual, "amin")
         return best / batch.disc.n_coefficients, moved
@@ -87,21 +87,19 @@ class GaussNewtonSteps:
 
 
 class AdamSteps:
-    """Adam on the rotation vector of each image's one pose (the paper).
+    """Adam on the rotation vector of each image's one pose (the paper), and on its shift if it has one.
 
     A pose moves as ``R <- exp(w^) R`` and the rotation vector w starts again at 0 after each step (the
-    paper's supplement A), so moments live in the tangent space of the image frame.
+    paper's supplement A), so moments live in the tangent space of the image frame. The rate, in radians
+    of rotation, is one in radii of the box for shifts.
     """
 
-    def __init__(
-        self, table: PoseTable, n_steps: int, residual: Residual, pixel_size_angstrom: float
-    ) -> None:
-        n = len(table.rotation)
+    def __init__(self, table: PoseTable, n_steps: int, residual: Residual) -> None:
+        n, n_parameters = len(table.rotation), 3 if table.shift_box is None else 5
         self._per_visit = n_steps
         self._residual = residual
-        self._pixel_size_angstrom = pixel_size_angstrom
-        self._first_moment = table.rotation.new_zeros(n, 3)
-        self._second_moment = table.rotation.new_zeros(n, 3)
+        self._first_moment = table.rotation.new_zeros(n, n_parameters)
+        self._second_moment = table.rotation.new_zeros(n, n_parameters)
         self._n_steps = torch.zeros(n, dtype=torch.long, device=table.rotation.device)
 
     def improve(
@@ -118,20 +116,22 @@ class AdamSteps:
         """The paper leaves every image where its own steps take it."""
 
     def step(
-        self, table: PoseTable, index: Tensor, gradient: Float[Tensor, "batch 3"], rate: float
+        self, table: PoseTable, index: Tensor, gradient: Float[Tensor, "batch number"], rate: float
     ) -> None:
-        """Move the poses of a batch against the gradient in w (radians)."""
+        """Move the poses of a batch against the gradient in w (radians) and in the shift, if any."""
         steps = self._n_steps[index] + 1
         first = torch.lerp(gradient, self._first_moment[index], FIRST_DECAY)
         second = torch.lerp(gradient.square(), self._second_moment[index], SECOND_DECAY)
         unbiased_first = first / (1 - FIRST_DECAY**steps)[:, None]
         unbiased_second = second / (1 - SECOND_DECAY**steps)[:, None]
-        rotvec = -rate * unbiased_first / (unbiased_second.sqrt() + EPSILON)
+        move = -rate * unbiased_first / (unbiased_second.sqrt() + EPSILON)
         self._n_steps[index], self._first_moment[index] = steps, first
         self._second_moment[index] = second
         table.rotation[index, 0] = polish_rotation(
-            rotvec_to_rotation(rotvec) @ table.rotation[index, 0]
+            rotvec_to_rotation(move[:, :3]) @ table.rotation[index, 0]
         )
+        if table.shift_box is not None:
+            table.shift_box[index, 0] += move[:, 3:] / 2
 
     def state_dict(self) -> dict[str, Tensor]:
         """Adam's moments and step counts."""
@@ -150,12 +150,17 @@ class AdamSteps:
 
     def _gradient(
         self, table: PoseTable, batch: ParticleBatch, decoder: Decoder
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch 3"]]:
-        """Loss of each image and its gradient in w of ``exp(w^) R``, at w = 0."""
-        current = table.rotation[batch.index, :1]
-        rotvec = torch.zeros(len(batch.index), 1, 3, device=current.device).requires_grad_()
-        moved = PoseHypotheses(rotation=rotvec_to_rotation(rotvec) @ current)
-        model = ImageModel(decoder=decoder, pixel_size_angstrom=self._pixel_size_angstrom)
-        losses = loss_of(model, moved, batch, self._residual)
-        (gradient,) = torch.autograd.grad(losses.sum(), rotvec)
-        return losses.detach()[:, 0], gradient[:, 0]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch number"]]:
+        """Loss of each image and its gradient in w of ``exp(w^) R``, at w = 0, and in the shift."""
+        current = table.propose(batch.index)
+        rotvec = torch.zeros(len(batch.index), 1, 3, device=current.rotation.device)
+        moving = [rotvec.requires_grad_()]
+        if current.shift_box is not None:
+            moving.append(current.shift_box.clone().requires_grad_())
+        moved = PoseHypotheses(
+            rotation=rotvec_to_rotation(rotvec) @ current.rotation,
+            shift_box=moving[1] if len(moving) > 1 else None,
+        )
+        losses = loss_of(ImageModel(decoder=decoder), moved, batch, self._residual)
+        gradients = torch.autograd.grad(losses.sum(), moving)
+        return losses.detach()[:, 0], torch.cat(gradients, dim=-1)[:, 0]

@@ -2,7 +2,9 @@
 
 For an image H with CTF C and a slice S, ``-1/2 |C S - H|^2 = (C H).S - 1/2 (C^2).(S^2)`` up to a
 constant, so all images against all orientations are one product of twice the row length. The
-expectation step's sums over images are another, with the posterior as the left factor.
+expectation step's sums over images are another, with the posterior as the left factor. A displaced
+particle is a turned phase of ``C H`` (:mod:`cryogimbal.imaging.shift_search`), so every shift of a grid
+is one more product; the second term stays as it is.
 """
 
 import math
@@ -14,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shift_search import unshifted_data
 
 LARGEST_LOG_TEMPERATURE = 8.0
 BISECTIONS = 10
@@ -38,15 +41,25 @@ class Expectation:
 def log_likelihoods(
     batch: ParticleBatch,
     slices: Float[Tensor, "orientation coefficient"],
+    *,
+    shifts: Float[Tensor, "shift 2"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch orientation"]:
     """``log p(image | orientation)`` up to a constant per image, noise variance 1.
 
-    In bfloat16 a score is good to half a percent, which annealing does not notice; see
-    :func:`fast_dtype`.
+    With ``shifts`` (fractions of the box) that of the best of them for each orientation. In bfloat16 a
+    score is good to half a percent, which annealing does not notice; see :func:`fast_dtype`.
     """
-    images, orientations = _image_rows(batch), _orientation_rows(slices)
-    return (images.to(dtype) @ orientations.to(dtype).T).float()
+    if shifts is None:
+        images, orientations = _image_rows(batch), _orientation_rows(slices)
+        return (images.to(dtype) @ orientations.to(dtype).T).float()
+    turned = slices.to(dtype).T
+    best: Tensor | None = None
+    for shift in shifts:
+        scores = unshifted_data(batch, shift[None])[:, 0].to(dtype) @ turned
+        best = scores if best is None else torch.maximum(best, scores, out=best)
+    assert best is not None
+    return best.float() - _half_power(batch, slices, dtype)
 
 
 def expectation(
@@ -54,6 +67,7 @@ def expectation(
     slices: Float[Tensor, "orientation coefficient"],
     *,
     temperature: float,
+    shifts: Float[Tensor, "shift 2"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Expectation:
     """Expectation step over the images of a batch.
@@ -62,20 +76,26 @@ def expectation(
     ----------
     temperature
         Divides log-likelihoods; above 1 the posterior is broader than the data say.
+    shifts
+        Displacements (fractions of the box) that are as probable as each other; none: centred.
     dtype
-        Of the factors of both matrix products.
+        Of the factors of the matrix products.
     """
-    scores = log_likelihoods(batch, slices, dtype)
-    top, best = scores.max(dim=1)
-    posterior = torch.softmax(scores.div_(temperature), dim=1)
-    sums = posterior.to(dtype).T @ _image_rows(batch).to(dtype)
+    n, n_orientations = len(batch.index), slices.shape[0]
+    rows = _image_rows(batch) if shifts is None else _shifted_rows(batch, shifts)
+    rows = rows.to(dtype)
+    scores = (rows @ _orientation_rows(slices).to(dtype).T).float().view(n, -1)
+    top, place = scores.max(dim=1)
+    posterior = torch.softmax(scores.div_(temperature), dim=1).view(-1, n_orientations)
+    sums = posterior.to(dtype).T @ rows
     weighted_data, weight = sums.float().chunk(2, dim=1)
+    of_orientation = posterior.view(n, -1, n_orientations).sum(1)
     return Expectation(
         weighted_data=weighted_data.contiguous(),
         weight=weight.contiguous(),
-        best=best,
+        best=place % n_orientations,
         loss=residual_of(batch, top),
-        effective_orientations=effective_orientations(posterior),
+        effective_orientations=effective_orientations(of_orientation),
     )
 
 
@@ -146,8 +166,23 @@ def _image_rows(batch: ParticleBatch) -> Tensor:
     return torch.cat([batch.ctf * batch.observed, batch.ctf.square()], dim=1)
 
 
+def _shifted_rows(batch: ParticleBatch, shifts: Tensor) -> Float[Tensor, "batch_shift twice"]:
+    """Image rows for every shift, the shifts of one image after each other."""
+    data = unshifted_data(batch, shifts)
+    power = batch.ctf.square()[:, None].expand_as(data)
+    return torch.cat([data, power], dim=-1).flatten(0, 1)
+
+
 def _orientation_rows(slices: Tensor) -> Tensor:
     return torch.cat([slices, slices.square().mul_(-0.5)], dim=1)
+
+
+def _half_power(
+    batch: ParticleBatch, slices: Tensor, dtype: torch.dtype
+) -> Float[Tensor, "batch orientation"]:
+    """Half of what every slice would add to the power of every image."""
+    power = batch.ctf.square().to(dtype) @ slices.square().to(dtype).T
+    return power.float().mul_(0.5)
 
 
 def _median_sharing(scores: Tensor, log_temperature: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 from cryogimbal.fourier.resample import resize_centred
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
@@ -65,12 +66,16 @@ class PosteriorSearch:
         mask: Float[Tensor, "box box box"],
         config: PosteriorConfig,
         seed: int,
+        *,
         budget: MemoryBudget | None = None,
+        shift_range_box: float = 0.0,
     ) -> None:
+        """Particles lie up to ``shift_range_box`` (a fraction of the box) from the centre."""
         self._spectra = spectra
         self._mask = mask
         self._config = config
         self._seed = seed
+        self._shift_range_box = shift_range_box
         self._grid = rotation_grid(config.n_side).to(spectra.device)
         self._dtype = fast_dtype(spectra.device)
         self._budget = budget or MemoryBudget.of_mebibytes(config.memory_mib)
@@ -139,7 +144,7 @@ class PosteriorSearch:
         geometry = self._geometry(radius)
         grid = geometry.grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
-        sample = log_likelihoods(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
+        sample = self._scores(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
         temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
         found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature))
         self._maximise(found, batch, geometry)
@@ -151,17 +156,32 @@ class PosteriorSearch:
 
     def _expect(self, batch: ParticleBatch, slices: Tensor, temperature: float) -> Expectation:
         """Expectation step of a minibatch, as many images at a time as the budget holds."""
-        at_once = self._budget.images_at_once(len(batch.index), *slices.shape)
+        shifts = self._shifts(batch)
+        n_shifts = 1 if shifts is None else len(shifts)
+        n_orientations, n_coefficients = slices.shape
+        at_once = self._budget.images_at_once(
+            len(batch.index), n_orientations, n_coefficients, n_shifts
+        )
         parts = [
             expectation(
                 batch.rows(slice(first, first + at_once)),
                 slices,
                 temperature=temperature,
+                shifts=shifts,
                 dtype=self._dtype,
             )
             for first in range(0, len(batch.index), at_once)
         ]
         return joined(parts)
+
+    def _shifts(self, batch: ParticleBatch) -> Float[Tensor, "shift 2"] | None:
+        """Displacements to be compared at a batch's band limit; none: centred."""
+        if self._shift_range_box == 0:
+            return None
+        return shift_grid(self._shift_range_box, batch.disc.radius).to(batch.observed.device)
+
+    def _scores(self, batch: ParticleBatch, slices: Tensor, dtype: torch.dtype) -> Tensor:
+        return log_likelihoods(batch, slices, shifts=self._shifts(batch), dtype=dtype)
 
     def _finish_start(self) -> None:
         """Score the density on images that are the same for every start; keep the best."""
@@ -169,7 +189,8 @@ class PosteriorSearch:
         batch = self._spectra.batch(self._minibatch("score"), radius)
         grid = self._geometry(radius).grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
-        loss = float(residual_of(batch, log_likelihoods(batch, slices).max(dim=1).values).mean())
+        best = self._scores(batch, slices, torch.float32).max(dim=1).values
+        loss = float(residual_of(batch, best).mean())
         nothing = float(batch.observed.square().mean())
         self._finished.append(Start(density=self.density(), loss=loss, explained=nothing - loss))
         self._density = self._statistics = None

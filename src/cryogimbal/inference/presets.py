@@ -27,6 +27,7 @@ def _cryospin() -> ReconstructionConfig:
     """The paper's setting (sections 4 and 5): 7 heads, 7 + 13 epochs, both factors interpolated."""
     return ReconstructionConfig(
         start="encoder",
+        shifts="none",
         volume=VolumeConfig(
             oversampling=1, interpolation="factored", start_amplitude=1.0, start_exponent_sd=1.0
         ),

@@ -15,7 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.data.density import DensityMap
+from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.fsc import FscCurve
+from cryogimbal.fourier.resample import centred_by_mass
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding, encoder_modes
@@ -24,7 +26,8 @@ from cryogimbal.inference.config_heads import PoseInferenceConfig
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.head_training import HeadTraining
 from cryogimbal.inference.memory_budget import MemoryBudget
-from cryogimbal.inference.pose_inference import infer_poses
+from cryogimbal.inference.modes import Modes
+from cryogimbal.inference.pose_inference import Centring, infer_poses
 from cryogimbal.inference.pose_table import SAME_DEG, PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
 from cryogimbal.inference.records import NoticeRecord, Record, SwitchRecord
@@ -66,14 +69,16 @@ class StartingPoint:
 
     density: Float[Tensor, "box box box"] | None = None
     """At the working box, in any scale."""
-    rotation: Float[Tensor, "particle 3 3"] | None = None
+    poses: PoseSet | None = None
+    """Shifts count only where they are estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """What a finished run has found."""
 
-    rotation: Float[Tensor, "particle 3 3"]
+    poses: PoseSet
+    """Shifts are 0 where particles were taken as centred, or had been centred before."""
     density: DensityMap
     half_map_fsc: FscCurve | None
     encoder: RowEncoder | None
@@ -121,7 +126,7 @@ class ReconstructionRun:
         if not isinstance(self._stage, AutoDecoding):
             raise RuntimeError(f"the run is still in {self._stage.name}")
         return Reconstruction(
-            rotation=self._stage.table.best().cpu(),
+            poses=self._poses(self._stage.table),
             density=DensityMap(
                 values=self._volume.density().cpu(),
                 voxel_size_angstrom=self._spectra.pixel_size_angstrom,
@@ -162,11 +167,11 @@ class ReconstructionRun:
         density = start.density
         if density is not None:
             density = scaled_to_images(self._spectra, density, self._config.posterior)
-        if start.rotation is not None:
-            rotation = start.rotation.to(self._spectra.device)
+        if start.poses is not None:
+            table = self._table_of(start.poses)
             if density is None:
-                density = self._factory.density_of_poses(rotation, self._volume)
-            return self._decoding(density, PoseTable.starting_at(rotation))
+                density = self._factory.density_of_poses(table, self._volume)
+            return self._decoding(density, table)
         if density is not None:
             return self._decoding(density, self._factory.table_of_modes(density))
         if self._config.start == "encoder":
@@ -178,6 +183,8 @@ class ReconstructionRun:
         """The stage that follows; none after the last."""
         if isinstance(stage, PosteriorSearch):
             density = stage.density()
+            if self._config.shift_range_box > 0:
+                density = centred_by_mass(density)
             return self._decoding(density, self._factory.table_of_modes(density))
         if isinstance(stage, AutoEncoding):
             return self._after_auto_encoding(stage)
@@ -188,17 +195,18 @@ class ReconstructionRun:
             return self._factory.closing(self._table, self._volume)
         if isinstance(stage, Closing) or not self._config.teaches_encoder:
             return None
-        return self._factory.head_training(self._volume.density())
+        return self._factory.head_training(self._volume.density(), self._table)
 
     def _after_auto_encoding(self, stage: AutoEncoding) -> AutoDecoding:
         modes = encoder_modes(
             stage.encoder,
-            self._volume,
+            self._volume.frozen(),
             self._spectra,
             self._config.auto_encoding,
-            self._config.auto_decoding.hypotheses,
+            n_modes=self._config.auto_decoding.hypotheses,
+            shift_range_box=self._config.shift_range_box,
         )
-        table = PoseTable.of_residuals(*modes)
+        table = PoseTable.of_modes(modes)
         encoded, self._volume = self._volume, self._factory.decoding_volume()
         if encoded.geometry == self._volume.geometry:
             # The factors go on as they are, not only their product.
@@ -215,17 +223,40 @@ class ReconstructionRun:
 
     def _stage_named(self, name: str, table: PoseTable) -> Stage:
         if name == HeadTraining.name:
-            return self._factory.head_training(self._volume.density())
+            return self._factory.head_training(self._volume.density(), table)
         if name == Closing.name:
             return self._factory.closing(table, self._volume)
         return self._factory.auto_decoding(table, self._volume)
 
     def _challenge(self, table: PoseTable, encoder: RowEncoder) -> None:
         """Let the encoder's pose of every image stand beside the one that the image has."""
-        density = self._volume.density()
-        for found in infer_poses(encoder, density, self._spectra, PoseInferenceConfig()):
-            current = table.best_of(found.index)
-            another = geodesic_distance_deg(found.rotation, current) > SAME_DEG
-            index = found.index[another]
-            possible = torch.ones(len(index), 1, dtype=torch.bool, device=index.device)
-            table.challenge(index, found.rotation[another][:, None], possible)
+        density, shift = self._volume.density(), table.best_shift_box()
+        centring = None
+        if shift is not None:
+            centring = Centring(start_box=shift, range_box=self._config.shift_range_box / 2)
+        config = PoseInferenceConfig()
+        for found in infer_poses(encoder, density, self._spectra, config, centring):
+            angle = geodesic_distance_deg(found.rotation, table.best_of(found.index).rotation)
+            another = angle > SAME_DEG
+            modes = Modes(
+                rotation=found.rotation[another][:, None],
+                residual=found.residual[another][:, None],
+                shift_box=None if found.shift_box is None else found.shift_box[another][:, None],
+            )
+            table.challenge(found.index[another], modes)
+
+    def _poses(self, table: PoseTable) -> PoseSet:
+        shift, rotation = table.best_shift_box(), table.best()
+        if shift is None:
+            shift = torch.zeros(len(rotation), 2)
+        return PoseSet(rotation=rotation, shift_angstrom=shift * self._box_angstrom).to("cpu")
+
+    def _table_of(self, poses: PoseSet) -> PoseTable:
+        poses = poses.to(self._spectra.device)
+        estimated = self._config.shift_range_box > 0
+        shift = poses.shift_angstrom / self._box_angstrom if estimated else None
+        return PoseTable.starting_at(poses.rotation, shift)
+
+    @property
+    def _box_angstrom(self) -> float:
+        return self._spectra.disc.box * self._spectra.pixel_size_angstrom

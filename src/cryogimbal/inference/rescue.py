@@ -1,10 +1,12 @@
 """Images that no hypothesis fits are searched again over all orientations."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
+from cryogimbal.imaging.pose_fit import pose_fits
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import HartleyVolume
 from cryogimbal.inference.memory_budget import MemoryBudget
@@ -23,26 +25,27 @@ NORMAL_OVER_MAD = 1.4826
 IMAGES_AT_ONCE = 1024
 
 
-# A search needs no more than this to tell modes apart (cycles per box).
-LARGEST_RADIUS = 12.0
-
-
 class OutlierSearch:
     """Finds images that fit badly, and gives them new hypotheses."""
 
     def __init__(
-        self, spectra: ParticleSpectra, volume: HartleyVolume, n_side: int, budget: MemoryBudget
+        self,
+        spectra: ParticleSpectra,
+        volume: HartleyVolume,
+        search: ModeSearch,
+        budget: MemoryBudget,
     ) -> None:
+        """``search`` says how; its band limit is the most that is needed to tell modes apart."""
         self._spectra = spectra
         self._volume = volume
-        self._n_side = n_side
+        self._search = search
         self._budget = budget
 
     def rescue(self, table: PoseTable, radius: float) -> int:
         """Search outliers anew with the volume as it is; returns how many there were."""
-        search = ModeSearch(
-            radius=min(radius, LARGEST_RADIUS, self._spectra.disc.radius),
-            n_side=self._n_side,
+        search = replace(
+            self._search,
+            radius=min(radius, self._search.radius),
             n_modes=max(1, table.weight.shape[1] - 1),
         )
         return rescue_outliers(self._spectra, self._volume.density(), table, search, self._budget)
@@ -59,17 +62,16 @@ def rescue_outliers(
 
     What is found stands beside the pose that the image had, until both have been compared.
     """
-    index = misfits(spectra, density, table.best(), search.radius)
+    index = misfits(spectra, density, table, search.radius)
     if len(index) > 0:
-        modes = find_modes(spectra.subset(index), density, search, budget)
-        table.challenge(index, modes.rotation, torch.isfinite(modes.residual))
+        table.challenge(index, find_modes(spectra.subset(index), density, search, budget))
     return len(index)
 
 
 def misfits(
     spectra: ParticleSpectra,
     density: Float[Tensor, "box box box"],
-    rotation: Float[Tensor, "particle 3 3"],
+    table: PoseTable,
     radius: float,
 ) -> Int[Tensor, " outlier"]:
     """Images of which their pose explains much less than it predicts.
@@ -82,7 +84,7 @@ def misfits(
     deviation = []
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, radius)
-        residual, power = pose_fits(prepared, hypotheses_of(rotation[index][:, None]), batch)
+        residual, power = pose_fits(prepared, table.best_of(index), batch)
         explained = batch.observed.square().sum(1) - residual
         deviation.append((explained - power) / (2 * power.sqrt()))
     deviations = torch.cat(deviation)

@@ -25,6 +25,7 @@ from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
 from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, find_modes
+from cryogimbal.inference.pose_inference import centring_by_mean_slice
 from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import PosteriorSearch
@@ -47,6 +48,10 @@ DEFAULT_MASK_FRACTION = 0.9
 MASK_EDGE_VOXELS = 3.0
 # Passes at the full band limit in which the encoder's proposals are compared with the poses found.
 CLOSING_EPOCHS = 2
+# A search of outliers needs no more than this to tell modes apart (cycles per box).
+RESCUE_RADIUS = 12.0
+# Standard deviation of a normal distribution over its median absolute deviation.
+NORMAL_OVER_MAD = 1.4826
 Decoding = TypeVar("Decoding", bound=AutoDecoding)
 INTERPOLATIONS: dict[str, Interpolation] = {
     "product": interpolate_product,
@@ -104,14 +109,28 @@ class StageFactory:
     def posterior_search(self) -> PosteriorSearch:
         """The start by expectation maximisation."""
         config, seed = self.config.posterior, self.config.seed
-        return PosteriorSearch(self._searched(), self.mask(), config, seed, self.budget)
+        return PosteriorSearch(
+            self._searched(),
+            self.mask(),
+            config,
+            seed,
+            budget=self.budget,
+            shift_range_box=self.config.shift_range_box,
+        )
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
         """The start by the encoder."""
         searched = self._searched()
         networks = {"rows": self._row_encoder, "vgg16": self._convolutional_encoder}
         encoder = networks[self.config.auto_encoding.network](searched)
-        return AutoEncoding(searched, encoder, volume, self.config.auto_encoding, self.config.seed)
+        return AutoEncoding(
+            searched,
+            encoder,
+            volume,
+            self.config.auto_encoding,
+            self.config.seed,
+            shift_range_box=self.config.shift_range_box,
+        )
 
     def auto_decoding(self, table: PoseTable, volume: HartleyVolume) -> AutoDecoding:
         """Stage 2 from a table of poses."""
@@ -123,31 +142,32 @@ class StageFactory:
         factory = replace(self, config=replace(self.config, auto_decoding=config))
         return factory._decoding(Closing, table, volume)
 
-    def head_training(self, density: Float[Tensor, "box box box"]) -> HeadTraining:
-        """Teaching an encoder from a map in the scale of the images."""
+    def head_training(
+        self, density: Float[Tensor, "box box box"], table: PoseTable
+    ) -> HeadTraining:
+        """Teaching an encoder from a map in the scale of the images, centred as well as they can be."""
         encoder = new_row_encoder(self.config.row_encoder, self.spectra, density, self.config.seed)
         return HeadTraining(
-            self.spectra, encoder, density, self.config.head_training, self.config.seed
+            self.spectra,
+            encoder,
+            density,
+            self.config.head_training,
+            self.config.seed,
+            centring_error_box=self._centring_error_box(encoder, density, table),
         )
 
     def table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
         """The best poses of every image, each a mode of its posterior."""
-        config = self.config.posterior
-        search = ModeSearch(
-            radius=config.end_radius,
-            n_side=config.mode_n_side,
-            n_modes=self.config.auto_decoding.hypotheses,
-        )
-        modes = find_modes(self.spectra, density, search, self.budget)
-        return PoseTable.of_residuals(modes.rotation, modes.residual)
+        search = self._mode_search(self.config.posterior.end_radius)
+        return PoseTable.of_modes(find_modes(self.spectra, density, search, self.budget))
 
     def density_of_poses(
-        self, rotation: Float[Tensor, "particle 3 3"], volume: HartleyVolume
+        self, table: PoseTable, volume: HartleyVolume
     ) -> Float[Tensor, "box box box"]:
         """Map of all images at given poses, up to the first band limit of stage 2."""
         config = self.config.auto_decoding
         geometry = replace(volume.geometry, radius=config.band.radius(0, self.spectra.disc.radius))
-        density = density_of_poses(self.spectra, rotation, geometry, config.batch_size)
+        density = density_of_poses(self.spectra, table, geometry, config.batch_size)
         return density * self.mask()
 
     def _decoding(self, kind: type[Decoding], table: PoseTable, volume: HartleyVolume) -> Decoding:
@@ -174,19 +194,39 @@ class StageFactory:
         order = torch.randperm(n, generator=generator_for(self.config.seed, "subset"))
         return self.spectra.subset(order[:most].sort().values.to(self.spectra.device))
 
+    def _mode_search(self, radius: float) -> ModeSearch:
+        return ModeSearch(
+            radius=radius,
+            n_side=self.config.posterior.mode_n_side,
+            n_modes=self.config.auto_decoding.hypotheses,
+            shift_range_box=self.config.shift_range_box,
+        )
+
+    def _centring_error_box(
+        self, encoder: RowEncoder, density: Float[Tensor, "box box box"], table: PoseTable
+    ) -> float:
+        """Standard deviation, per axis, of what is left after centring images without their poses."""
+        found = table.best_shift_box()
+        if found is None:
+            return 0.0
+        centring = centring_by_mean_slice(
+            encoder, density, self.spectra, self.config.shift_range_box
+        )
+        # A few particles that are not there at all must not blur the rest.
+        return float((centring.start_box - found).abs().median()) * NORMAL_OVER_MAD
+
     def _pose_steps(self, table: PoseTable, volume: HartleyVolume) -> PoseSteps:
-        config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
+        config = self.config.auto_decoding
         if config.optimiser == "adam":
-            return AdamSteps(table, config.pose_steps, residual_named(config.loss), pixel_size)
-        n_side = self.config.posterior.mode_n_side
-        outliers = OutlierSearch(self.spectra, volume, n_side, self.budget)
+            return AdamSteps(table, config.pose_steps, residual_named(config.loss))
+        search = self._mode_search(min(RESCUE_RADIUS, self.spectra.disc.radius))
+        outliers = OutlierSearch(self.spectra, volume, search, self.budget)
         return GaussNewtonSteps(table, config.pose_steps, outliers)
 
     def _volume_update(self, table: PoseTable, volume: HartleyVolume) -> VolumeUpdate:
-        config, pixel_size = self.config.auto_decoding, self.spectra.pixel_size_angstrom
+        config = self.config.auto_decoding
         if config.volume_step == "adam":
-            residual = residual_named(config.loss)
-            return AdamVolumeUpdate(volume, config.volume_rate, residual, pixel_size)
+            return AdamVolumeUpdate(volume, config.volume_rate, residual_named(config.loss))
         generator = generator_for(self.config.seed, "half-sets")
         half = torch.randperm(len(self.spectra), generator=generator) % 2
         return ClosedFormVolumeUpdate(

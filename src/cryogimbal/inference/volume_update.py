@@ -75,12 +75,10 @@ class AdamVolumeUpdate:
 
     half_map_fsc = None
 
-    def __init__(
-        self, volume: HartleyVolume, rate: float, residual: Residual, pixel_size_angstrom: float
-    ) -> None:
+    def __init__(self, volume: HartleyVolume, rate: float, residual: Residual) -> None:
         self._volume = volume
         self._residual = residual
-        self._model = ImageModel(decoder=volume, pixel_size_angstrom=pixel_size_angstrom)
+        self._model = ImageModel(decoder=volume)
         self._optimiser = torch.optim.Adam(volume.parameters(), lr=rate)
 
     def decoder(self) -> Decoder:
