@@ -16,7 +16,7 @@ from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.slices import PreparedGrid, central_slices
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
-from cryogimbal.inference.auto_encoding import AutoEncoding, propose
+from cryogimbal.inference.auto_encoding import AutoEncoding
 from cryogimbal.inference.config import (
     AutoEncodingConfig,
     BandConfig,
@@ -211,7 +211,7 @@ def encoder_passes(scene: Scene) -> Iterator[Measure]:
 
     @torch.no_grad()
     def ours() -> object:
-        return propose(encoder, scene.spectra, batch)
+        return encoder.propose(scene.spectra.batch(batch.index, encoder.radius))
 
     @torch.no_grad()
     def obvious() -> object:
@@ -221,7 +221,9 @@ def encoder_passes(scene: Scene) -> Iterator[Measure]:
         ("encoder, forward", ours, obvious, forward),
         (
             "encoder, forward and backward",
-            lambda: backward(propose(encoder, scene.spectra, batch).rotation),
+            lambda: backward(
+                encoder.propose(scene.spectra.batch(batch.index, encoder.radius)).rotation
+            ),
             lambda: backward(plain(images)),
             # Going back takes a product for the weights and one for the inputs.
             3 * forward,

@@ -8,6 +8,7 @@ import torch
 from cryogimbal.data.optics import CtfParameters
 from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
@@ -70,6 +71,7 @@ def make_scene(sizes: Sizes, device: torch.device) -> Scene:
         rows=torch.randn(n_images, disc.n_coefficients, generator=generator),
         ctf=_microscope(n_images, generator),
         pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
+        noise=NoiseModel.white(n_images, sizes.box, torch.zeros(n_images, dtype=torch.long)),
     )
     ctf = spectra.batch(torch.arange(n), sizes.box / 2).ctf
     slices = central_slices(grid, rotation, disc, OVERSAMPLING)
@@ -93,6 +95,7 @@ def make_scene(sizes: Sizes, device: torch.device) -> Scene:
             rows=spectra.rows.to(device),
             ctf=spectra.ctf.to(device),
             pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
+            noise=spectra.noise.to(device),
         ),
         orientations=random_rotations(sizes.search_orientations, generator).to(device),
     )

@@ -6,6 +6,7 @@ from torch import Tensor
 from cryogimbal.data.optics import CtfParameters
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
@@ -68,6 +69,10 @@ def simulate_spectra(
     clean = clean * (signal_to_noise / clean.square().mean()).sqrt()
     rows = clean + torch.randn(clean.shape, generator=generator)
     spectra = ParticleSpectra(
-        disc=disc, rows=rows, ctf=ctf, pixel_size_angstrom=PIXEL_SIZE_ANGSTROM
+        disc=disc,
+        rows=rows,
+        ctf=ctf,
+        pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
+        noise=NoiseModel.white(n, box, torch.zeros(n, dtype=torch.long)),
     )
     return spectra, rotation

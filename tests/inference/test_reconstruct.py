@@ -50,6 +50,7 @@ TINY_HEADS = HeadTrainingConfig(epochs=2, images_per_epoch=64, batch_size=32)
 TINY_ENCODER = EncoderConfig(n_heads=3, channels=(4, 4, 4, 4, 4), hidden=8, input_box=8)
 TINY = ReconstructionConfig(
     shifts="none",
+    noise="white",
     posterior=TINY_POSTERIOR,
     auto_decoding=TINY_DECODING,
     auto_encoding=TINY_ENCODING,
@@ -78,6 +79,9 @@ WAYS = {
     "posterior on a subset": replace(TINY, max_particles=30),
     "posterior, shifts, an encoder taught": replace(
         TINY, shifts="estimate", head_training=TINY_HEADS
+    ),
+    "posterior, noise estimated, an encoder taught": replace(
+        TINY, noise="estimate", head_training=TINY_HEADS
     ),
     "encoder, shifts": replace(TINY, start="encoder", shifts="estimate"),
     "posterior, shifts, Adam steps": replace(
@@ -109,6 +113,8 @@ def test_a_run_stopped_after_any_record_goes_on_bit_by_bit(
     way: str, particles: tuple[ParticleSpectra, torch.Tensor]
 ) -> None:
     spectra, _ = particles
+    estimated = WAYS[way].noise == "estimate"
+    spectra = replace(spectra, noise=replace(spectra.noise, estimated=estimated))
     nothing = StartingPoint()
     records, unbroken = finish(ReconstructionRun(spectra, WAYS[way], nothing))
     for stop in range(1, len(records)):
@@ -187,7 +193,7 @@ def test_auto_decoding_brings_poses_nearer_to_the_truth(
     )
     _, result = finish(ReconstructionRun(spectra, config, StartingPoint(poses=start)))
     before, after = pose_errors(start, true_poses), pose_errors(result.poses, true_poses)
-    assert after.rotation_error_deg.median() < 0.4 * before.rotation_error_deg.median()
+    assert after.rotation_error_deg.median() < 0.5 * before.rotation_error_deg.median()
     if shifts == "estimate":
         median = after.shift_error_angstrom.median()
         assert median < 0.4 * before.shift_error_angstrom.median()

@@ -78,6 +78,7 @@ class InferPoses:
             particle_diameter_angstrom=taught.particle_diameter_angstrom,
             centring_shift_angstrom=shift if bool(shift.any()) else None,
             contrast_sign=contrast.sign,
+            noise=config.noise,
             device=device,
         )
         density = _density_of(run, taught).to(device)

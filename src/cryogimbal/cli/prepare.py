@@ -59,6 +59,7 @@ def prepare(
         particle_diameter_angstrom=config.particle_diameter,
         centring_shift_angstrom=shift if bool(shift.any()) else None,
         contrast_sign=contrast.sign,
+        noise=config.noise,
         device=device,
     )
     start = StartingPoint(

@@ -2,13 +2,15 @@
 
 Each image is normalised so that its background (the ring outside the particle) has mean 0 and
 standard deviation 1. Spectra are orthonormal, so white noise then has standard deviation 1 per
-coefficient at every box, cropped or not.
+coefficient at every box, cropped or not. Other noise has its spectrum measured on the background.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import scipy.ndimage
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,11 +24,13 @@ from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel
 from cryogimbal.imaging.shifts import shift_row
 
 READ_BATCH = 256
 # Least deviation of the background beside that of the whole image; real ones are near 1.
 FAINTEST_BACKGROUND = 1e-6
+WINDOW_EDGE_PX = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,8 @@ class ParticleSpectra:
     ctf: CtfParameters
     pixel_size_angstrom: float
     """Sampling at the working box."""
+    noise: NoiseModel
+    """Of the rows; what :meth:`batch` gives is divided by it."""
 
     def __len__(self) -> int:
         """Number of particles."""
@@ -49,13 +55,18 @@ class ParticleSpectra:
         return self.rows.device
 
     def batch(self, index: Int[Tensor, " batch"], radius: float) -> ParticleBatch:
-        """Rows and CTFs of the chosen images up to a band limit in cycles per box."""
+        """Rows and CTFs of the chosen images up to a band limit in cycles per box, noise 1.
+
+        The CTFs contain the scale of each particle.
+        """
         disc = self.disc.truncate(radius)
         frequency = disc.frequency_index / (disc.box * self.pixel_size_angstrom)
+        weight = self.noise.weight(index, disc)
+        ctf = transfer_function(self.ctf[index], frequency)
         return ParticleBatch(
             disc=disc,
-            observed=self.rows[index, : disc.n_coefficients],
-            ctf=transfer_function(self.ctf[index], frequency),
+            observed=self.rows[index, : disc.n_coefficients] * weight,
+            ctf=ctf.mul_(weight).mul_(self.noise.scale[index][:, None]),
             index=index,
         )
 
@@ -66,6 +77,7 @@ class ParticleSpectra:
             rows=self.rows[index],
             ctf=self.ctf[index],
             pixel_size_angstrom=self.pixel_size_angstrom,
+            noise=self.noise.subset(index),
         )
 
 
@@ -76,6 +88,7 @@ def read_spectra(
     particle_diameter_angstrom: float | None = None,
     centring_shift_angstrom: Float[Tensor, "particle 2"] | None = None,
     contrast_sign: float = 1.0,
+    noise: Literal["estimate", "white"] = "white",
     device: torch.device | str = "cpu",
 ) -> ParticleSpectra:
     """Read, normalise, crop and centre every image of a stack.
@@ -91,6 +104,8 @@ def read_spectra(
     contrast_sign
         Factor of every normalised image: 1 for light particles on a dark background, which is what
         the CTF expects, -1 for dark ones.
+    noise
+        Its spectrum is that of each optics group's background, or taken as flat.
 
     Raises
     ------
@@ -104,20 +119,27 @@ def read_spectra(
         )
     pixel_size = stack.pixel_size_angstrom * stack.box / working_box
     background = background_mask(stack.box, stack.pixel_size_angstrom, particle_diameter_angstrom)
-    disc = make_disc(working_box)
+    disc, n_groups = make_disc(working_box), len(stack.optics)
+    seen = BackgroundSpectrum(background_window(background), n_groups)
     rows = torch.empty(len(stack), disc.n_coefficients)
     for index in torch.arange(len(stack)).split(READ_BATCH):
         images = normalise_background(stack.images.read(index), background, first=int(index[0]))
         chunk = contrast_sign * disc.gather(crop_centred(image_to_hartley(images), working_box, 2))
+        if noise == "estimate":
+            seen.add(images, stack.optics_index[index])
         if centring_shift_angstrom is not None:
             shift_box = -centring_shift_angstrom[index] / (working_box * pixel_size)
             chunk = shift_row(chunk, shift_box, disc)
         rows[index] = chunk
+    model = NoiseModel.white(len(stack), working_box, stack.optics_index)
+    if noise == "estimate":
+        model = replace(model, variance=seen.variance(working_box // 2 + 1), estimated=True)
     return ParticleSpectra(
         disc=disc.to(device),
         rows=rows.to(device),
         ctf=stack.ctf.to(device),
         pixel_size_angstrom=pixel_size,
+        noise=model.to(device),
     )
 
 
@@ -141,6 +163,13 @@ def background_mask(
             f"found {diameter:.1f} Å; no background is left to normalise by"
         )
     return mask
+
+
+def background_window(background: Bool[Tensor, "box box"]) -> Float[Tensor, "box box"]:
+    """The background with a soft inner edge, so that its power does not leak over the spectrum."""
+    distance = scipy.ndimage.distance_transform_edt(background.numpy())
+    way = (torch.from_numpy(distance).float() / WINDOW_EDGE_PX).clamp(max=1.0)
+    return (1 - torch.cos(math.pi * way)) / 2
 
 
 def normalise_background(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.inference.calibration import recalibrate
 from cryogimbal.inference.config import AutoDecodingConfig
 from cryogimbal.inference.epochs import EpochProgress
 from cryogimbal.inference.pose_steps import PoseSteps
@@ -115,6 +116,8 @@ class AutoDecoding:
         else:
             self._level, self._held = self._level + 1, 0
         searched_again = None
+        if self._spectra.noise.estimated and self._held == 0:
+            recalibrate(self._spectra, self.table, self.update.decoder(), radius)
         if self._level < self._config.epochs:
             self.update.finish_epoch(self._radius(self._level))
             if self._held == 0:

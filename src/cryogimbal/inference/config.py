@@ -271,18 +271,16 @@ class ReconstructionConfig:
     """Start from the angles of this STAR file (same particles, same order)."""
     max_particles: int | None = None
     """Search on a random subset of this size; poses and map still come from all particles."""
-<<<<<<< HEAD
-    shifts: Literal["none", "given"] = "none"
-    """Take particles as centred, or centre them by the origins in the table."""
     contrast: Literal["auto", "light", "dark"] = "auto"
     """Particles against their background; auto: as the images show it, light where they do not."""
-=======
     shifts: Literal["estimate", "given", "none"] = "estimate"
     """Find each particle's displacement from the centre of its image, take it from the origins in the
     table, or take particles as centred."""
     shift_range: float = 0.1
     """Largest displacement that a search looks for, as a fraction of the box."""
->>>>>>> d919b3b (inference: every pose source proposes a rotation and an in-plane shift)
+    noise: Literal["estimate", "white"] = "estimate"
+    """Measure the noise's spectrum, first on the background and then on what the map leaves of the
+    images, and each particle's strength; or take noise as white and particles as equally strong."""
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0

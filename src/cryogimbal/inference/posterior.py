@@ -99,6 +99,14 @@ def expectation(
     )
 
 
+def mean_squared_residual(
+    batch: ParticleBatch, slices: Float[Tensor, "orientation coefficient"], found: Expectation
+) -> Float[Tensor, " coefficient"]:
+    """Expected square of what is left of an image, mean over a batch: ``<(C S - H)^2>``."""
+    explained = (2 * found.weighted_data * slices - found.weight * slices.square()).sum(0)
+    return (batch.observed.square().sum(0) - explained) / len(batch.index)
+
+
 def joined(parts: Sequence[Expectation]) -> Expectation:
     """The expectation over the images of all parts together."""
     return Expectation(

@@ -16,6 +16,7 @@ from torch import Tensor
 from cryogimbal.fourier.resample import resize_centred
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.noise import shell_mean
 from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
@@ -29,6 +30,7 @@ from cryogimbal.inference.posterior import (
     fast_dtype,
     joined,
     log_likelihoods,
+    mean_squared_residual,
     residual_of,
     temperature_for,
 )
@@ -148,6 +150,8 @@ class PosteriorSearch:
         temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
         found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature))
         self._maximise(found, batch, geometry)
+        if self._spectra.noise.estimated:
+            self._learn_noise(found, batch, slices)
         self._step += 1
         if in_start + 1 == self._config.iterations:
             self._finish_start()
@@ -221,6 +225,18 @@ class PosteriorSearch:
         )
         self._statistics = statistics
         self._density = solve_lightly(statistics, geometry) * self._mask
+
+    def _learn_noise(self, found: Expectation, batch: ParticleBatch, slices: Tensor) -> None:
+        """Let the noise's spectrum follow what a minibatch leaves of its images.
+
+        While the posterior is broad some signal is left too, which makes that shell count for less.
+        """
+        noise = self._spectra.noise
+        ratio = shell_mean(mean_squared_residual(batch, slices, found), batch.disc)
+        n_shells = len(ratio)
+        variance = noise.variance.clone()
+        variance[:, :n_shells] *= ratio ** (1 - self._config.memory)
+        noise.enter(variance)
 
     def _minibatch(self, place: int | str) -> Tensor:
         generator = generator_for(self._seed, NAME, "minibatch", place)

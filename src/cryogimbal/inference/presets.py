@@ -28,6 +28,7 @@ def _cryospin() -> ReconstructionConfig:
     return ReconstructionConfig(
         start="encoder",
         shifts="none",
+        noise="white",
         volume=VolumeConfig(
             oversampling=1, interpolation="factored", start_amplitude=1.0, start_exponent_sd=1.0
         ),

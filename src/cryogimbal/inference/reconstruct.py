@@ -7,7 +7,7 @@ and can be stopped, saved and continued after any of them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -91,6 +91,8 @@ class ReconstructionRun:
     def __init__(
         self, spectra: ParticleSpectra, config: ReconstructionConfig, start: StartingPoint
     ) -> None:
+        # Noise and scales change on the way: the run has its own.
+        spectra = replace(spectra, noise=spectra.noise.copy())
         self._spectra = spectra
         self._config = config
         self._budget = MemoryBudget.of_mebibytes(config.posterior.memory_mib)
@@ -140,6 +142,7 @@ class ReconstructionRun:
         table, encoder = self._table, self._encoder
         return {
             "stage": self._stage.name,
+            "noise": self._spectra.noise.state_dict(),
             "volume": self._volume.state_dict(),
             "table": None if table is None else table.state_dict(),
             "encoder": None if encoder is None else row_encoder_to_state(encoder),
@@ -148,6 +151,7 @@ class ReconstructionRun:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of a run with the same images and options."""
+        self._spectra.noise.load_state_dict(state["noise"])
         if state["table"] is not None:
             self._table = PoseTable.of_state(state["table"], self._spectra.device)
             self._volume = self._factory.decoding_volume()

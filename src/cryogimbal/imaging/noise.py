@@ -1,0 +1,128 @@
+"""What the noise of a stack is like: its power per shell and optics group, and each particle's strength.
+
+Rows and CTFs are divided by the noise's standard deviation, so that everywhere else the noise of a
+coefficient is 1, whatever its spectrum.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.fourier.disc import Disc
+from cryogimbal.fourier.shells import shell_sum
+from cryogimbal.fourier.transforms import image_to_hartley
+
+# No shell is trusted beyond this, in units of the variance of the background.
+LEAST_VARIANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseModel:
+    """Noise per shell of each optics group, and the scale of each particle's signal.
+
+    The tensors are estimates that a run makes better: they change in place, for all who hold them.
+    """
+
+    variance: Float[Tensor, "group shell"]
+    """Of a Hartley coefficient, per shell ``round(|k|)`` of the working box, from shell 0."""
+    scale: Float[Tensor, " particle"]
+    """Strength of each particle's signal beside that of the others, 1 for a usual one."""
+    group: Int[Tensor, " particle"]
+    """Optics group of each particle, from 0."""
+    estimated: bool = True
+    """Whether variance and scale are to be made better."""
+
+    @classmethod
+    def white(cls, n_particles: int, box: int, group: Int[Tensor, " particle"]) -> "NoiseModel":
+        """Variance 1 everywhere, all particles as strong as each other, for good."""
+        n_groups = int(group.max()) + 1 if len(group) else 1
+        return cls(
+            variance=torch.ones(n_groups, box // 2 + 1, device=group.device),
+            scale=torch.ones(n_particles, device=group.device),
+            group=group,
+            estimated=False,
+        )
+
+    def weight(
+        self, index: Int[Tensor, " batch"], disc: Disc
+    ) -> Float[Tensor, "batch coefficient"]:
+        """One over the noise's standard deviation, for every coefficient of some particles."""
+        per_shell = self.variance[self.group[index]].rsqrt()
+        return per_shell[:, disc.shell_per_coefficient]
+
+    def subset(self, index: Int[Tensor, " chosen"]) -> "NoiseModel":
+        """Of the chosen particles; the variance stays that of all, later changes included."""
+        return replace(self, scale=self.scale[index], group=self.group[index])
+
+    def copy(self) -> "NoiseModel":
+        """The same values, which change apart from these."""
+        return replace(self, variance=self.variance.clone(), scale=self.scale.clone())
+
+    def to(self, device: torch.device | str) -> "NoiseModel":
+        """The same on another device."""
+        return replace(
+            self,
+            variance=self.variance.to(device),
+            scale=self.scale.to(device),
+            group=self.group.to(device),
+        )
+
+    def enter(self, variance: Float[Tensor, "group shell"]) -> None:
+        """Replace the variance, in place."""
+        self.variance.copy_(variance.clamp_min(LEAST_VARIANCE))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint needs."""
+        return {"variance": self.variance.clone(), "scale": self.scale.clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint, in place."""
+        self.variance.copy_(state["variance"])
+        self.scale.copy_(state["scale"])
+
+
+class BackgroundSpectrum:
+    """Mean power per shell of what lies outside the particles' circle, gathered group by group.
+
+    Seen through a window w, noise of variance ``v(k)`` has the mean power ``v * |W|^2 / mean(w^2)``:
+    its own spectrum, smoothed by the window's, which is narrow beside most spectra of ice and detector.
+    """
+
+    def __init__(self, window: Float[Tensor, "box box"], n_groups: int) -> None:
+        box = window.shape[-1]
+        self._window = window
+        self._sum = torch.zeros(n_groups, box // 2 + 1, dtype=torch.float64)
+        self._n = torch.zeros(n_groups, dtype=torch.float64)
+
+    def add(self, images: Float[Tensor, "batch box box"], group: Int[Tensor, " batch"]) -> None:
+        """Take in images whose background has mean 0."""
+        power = image_to_hartley(images * self._window).square()
+        for number in group.unique().tolist():
+            chosen = power[group == number]
+            self._sum[number] += shell_sum(chosen.double().sum(0), 2)
+            self._n[number] += len(chosen)
+
+    def variance(self, n_shells: int) -> Float[Tensor, "group shell"]:
+        """Of a Hartley coefficient in the first shells; groups without an image have that of all."""
+        box = self._window.shape[-1]
+        per_shell = shell_sum(torch.ones(box, box, dtype=torch.float64), 2)
+        energy = self._window.double().square().mean()
+        total = self._sum / (per_shell * energy)
+        mean = total.sum(0) / self._n.sum().clamp_min(1)
+        empty = (self._n == 0)[:, None]
+        found = torch.where(empty, mean, total / self._n.clamp_min(1)[:, None])
+        # The background's own mean has been subtracted, which says nothing of that of the image.
+        found[:, 0] = found[:, 1]
+        return found[:, :n_shells].float()
+
+
+def shell_mean(
+    rows: Float[Tensor, "*batch coefficient"], disc: Disc
+) -> Float[Tensor, "*batch shell"]:
+    """Mean of rows over each shell ``round(|k|)`` of a disc, from shell 0."""
+    shell = disc.shell_per_coefficient
+    n_shells = int(shell[-1]) + 1
+    total = rows.new_zeros(*rows.shape[:-1], n_shells).index_add(-1, shell, rows)
+    return total / torch.bincount(shell, minlength=n_shells)
