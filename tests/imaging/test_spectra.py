@@ -13,6 +13,7 @@ from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging import spectra
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.spectra import (
+    Preprocessing,
     background_mask,
     images_from_rows,
     index_batches,
@@ -163,8 +164,10 @@ def test_dark_particles_become_light_ones(box: int, generator: torch.Generator) 
     light = stack_of(images, generator)
     dark = replace(light, images=ArrayImages(values=-images))
     torch.testing.assert_close(
-        read_spectra(dark, 11, centring_shift_angstrom=shift, contrast_sign=-1.0).rows,
-        read_spectra(light, 11, centring_shift_angstrom=shift).rows,
+        read_spectra(
+            dark, 11, Preprocessing(centring_shift_angstrom=shift, contrast_sign=-1.0)
+        ).rows,
+        read_spectra(light, 11, Preprocessing(centring_shift_angstrom=shift)).rows,
     )
 
 
@@ -179,9 +182,9 @@ def test_reading_in_parts_does_not_show(
 ) -> None:
     stack = stack_of(noise(7, box, generator), generator)
     shift = torch.randn(7, 2, generator=generator)
-    at_once = read_spectra(stack, 12, centring_shift_angstrom=shift).rows
+    at_once = read_spectra(stack, 12, Preprocessing(centring_shift_angstrom=shift)).rows
     monkeypatch.setattr(spectra, "READ_BATCH", 3)
-    in_parts = read_spectra(stack, 12, centring_shift_angstrom=shift).rows
+    in_parts = read_spectra(stack, 12, Preprocessing(centring_shift_angstrom=shift)).rows
     torch.testing.assert_close(in_parts, at_once)
 
 
@@ -204,7 +207,7 @@ def test_known_shifts_are_undone(working_box: int, generator: torch.Generator) -
     found = read_spectra(
         stack_of(moved, generator),
         working_box,
-        centring_shift_angstrom=shift_px * PIXEL_SIZE_ANGSTROM,
+        Preprocessing(centring_shift_angstrom=shift_px * PIXEL_SIZE_ANGSTROM),
     ).rows
     expected = make_disc(working_box).gather(
         crop_centred(image_to_hartley(centred), working_box, 2)

@@ -21,7 +21,7 @@ from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES
-from cryogimbal.imaging.spectra import read_spectra
+from cryogimbal.imaging.spectra import Preprocessing, read_spectra
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import PoseInferenceConfig
 from cryogimbal.inference.pose_inference import InferredPoses, centring_by_mean_slice, infer_poses
@@ -75,11 +75,13 @@ class InferPoses:
         spectra = read_spectra(
             stack,
             taught.encoder.disc.box,
-            particle_diameter_angstrom=taught.particle_diameter_angstrom,
-            centring_shift_angstrom=shift if bool(shift.any()) else None,
-            contrast_sign=contrast.sign,
-            noise=config.noise,
-            device=device,
+            Preprocessing(
+                particle_diameter_angstrom=taught.particle_diameter_angstrom,
+                centring_shift_angstrom=shift if bool(shift.any()) else None,
+                contrast_sign=contrast.sign,
+                noise=config.noise,
+            ),
+            device,
         )
         density = _density_of(run, taught).to(device)
         console = Console(highlight=False, soft_wrap=True)

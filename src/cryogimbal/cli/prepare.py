@@ -12,7 +12,7 @@ from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
-from cryogimbal.imaging.spectra import ParticleSpectra, read_spectra, working_box_for
+from cryogimbal.imaging.spectra import ParticleSpectra, Preprocessing, read_spectra, working_box_for
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import StartingPoint
 from cryogimbal.io.mrc import read_density
@@ -56,11 +56,13 @@ def prepare(
     spectra = read_spectra(
         stack,
         box,
-        particle_diameter_angstrom=config.particle_diameter,
-        centring_shift_angstrom=shift if bool(shift.any()) else None,
-        contrast_sign=contrast.sign,
-        noise=config.noise,
-        device=device,
+        Preprocessing(
+            particle_diameter_angstrom=config.particle_diameter,
+            centring_shift_angstrom=shift if bool(shift.any()) else None,
+            contrast_sign=contrast.sign,
+            noise=config.noise,
+        ),
+        device,
     )
     start = StartingPoint(
         density=_initial_density(config.initial_map, spectra),

@@ -81,14 +81,25 @@ class ParticleSpectra:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How images are read."""
+
+    particle_diameter_angstrom: float | None = None
+    """Background is what lies outside this circle; the inscribed circle where none is given."""
+    contrast_sign: float = 1.0
+    """Factor of every normalised image: 1 for light particles on a dark background, which is what the
+    CTF expects, -1 for dark ones."""
+    centring_shift_angstrom: Float[Tensor, "particle 2"] | None = None
+    """Known displacement of each particle from its box centre, which is undone."""
+    noise: Literal["estimate", "white"] = "white"
+    """Its spectrum is that of each optics group's background, or taken as flat."""
+
+
 def read_spectra(
     stack: ParticleStack,
     working_box: int,
-    *,
-    particle_diameter_angstrom: float | None = None,
-    centring_shift_angstrom: Float[Tensor, "particle 2"] | None = None,
-    contrast_sign: float = 1.0,
-    noise: Literal["estimate", "white"] = "white",
+    preprocessing: Preprocessing | None = None,
     device: torch.device | str = "cpu",
 ) -> ParticleSpectra:
     """Read, normalise, crop and centre every image of a stack.
@@ -97,42 +108,38 @@ def read_spectra(
     ----------
     working_box
         Pixels a side after Fourier cropping; even or odd, at most the stack's box.
-    particle_diameter_angstrom
-        Background is what lies outside this circle; the inscribed circle where none is given.
-    centring_shift_angstrom
-        Known displacement of each particle from its box centre, which is undone.
-    contrast_sign
-        Factor of every normalised image: 1 for light particles on a dark background, which is what
-        the CTF expects, -1 for dark ones.
-    noise
-        Its spectrum is that of each optics group's background, or taken as flat.
 
     Raises
     ------
     InputError
         If the working box is larger than the images, or an image has no background to normalise by.
     """
+    how = preprocessing or Preprocessing()
     if working_box > stack.box:
         raise InputError(
             f"--working-box: expected at most the images' {stack.box} pixels, found {working_box}; "
             "choose a smaller one"
         )
     pixel_size = stack.pixel_size_angstrom * stack.box / working_box
-    background = background_mask(stack.box, stack.pixel_size_angstrom, particle_diameter_angstrom)
+    background = background_mask(
+        stack.box, stack.pixel_size_angstrom, how.particle_diameter_angstrom
+    )
     disc, n_groups = make_disc(working_box), len(stack.optics)
     seen = BackgroundSpectrum(background_window(background), n_groups)
     rows = torch.empty(len(stack), disc.n_coefficients)
     for index in torch.arange(len(stack)).split(READ_BATCH):
         images = normalise_background(stack.images.read(index), background, first=int(index[0]))
-        chunk = contrast_sign * disc.gather(crop_centred(image_to_hartley(images), working_box, 2))
-        if noise == "estimate":
+        chunk = how.contrast_sign * disc.gather(
+            crop_centred(image_to_hartley(images), working_box, 2)
+        )
+        if how.noise == "estimate":
             seen.add(images, stack.optics_index[index])
-        if centring_shift_angstrom is not None:
-            shift_box = -centring_shift_angstrom[index] / (working_box * pixel_size)
+        if how.centring_shift_angstrom is not None:
+            shift_box = -how.centring_shift_angstrom[index] / (working_box * pixel_size)
             chunk = shift_row(chunk, shift_box, disc)
         rows[index] = chunk
     model = NoiseModel.white(len(stack), working_box, stack.optics_index)
-    if noise == "estimate":
+    if how.noise == "estimate":
         model = replace(model, variance=seen.variance(working_box // 2 + 1), estimated=True)
     return ParticleSpectra(
         disc=disc.to(device),
