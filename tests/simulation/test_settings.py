@@ -1,6 +1,7 @@
 """Options of a simulation are checked when they are given."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,18 @@ from cryogimbal.simulation.settings import SimulationSettings
         ({"spherical_aberration": -1.0}, r"--spherical-aberration: .* found -1\.0"),
         ({"defocus_range": (2e4, 1e4)}, r"--defocus-range: .* found 20000\.0 10000\.0"),
         ({"defocus_range": (math.nan, 1e4)}, r"--defocus-range: .* found nan"),
+        ({"view_density_ratio": 0.5}, r"--view-density-ratio: .* at least 1, found 0\.5"),
+        ({"noise_length": -1.0}, r"--noise-length: .* found -1\.0"),
+        ({"noise_floor": 0.1}, r"--noise-floor: found 0\.1 but no --noise-length"),
+        ({"noise_length": 40.0, "noise_floor": math.inf}, r"--noise-floor: .* found inf"),
+        ({"junk_fraction": 1.0}, r"--junk-fraction: expected 0 to below 1, found 1\.0"),
+        ({"junk_fraction": math.nan}, r"--junk-fraction: .* found nan"),
+        ({"junk_kinds": ()}, r"--junk-kinds: expected some of noise, edge, .* found none"),
+        ({"junk_kinds": ("edge", "edge")}, r"--junk-kinds: .* each once, found edge, edge"),
+        (
+            {"ctf_table": Path("ctf.pkl"), "voltage": 200.0},
+            r"--voltage: found 200\.0 beside --ctf-table ctf\.pkl, which has values of its own",
+        ),
         ({"amplitude_contrast": 1.5}, r"--amplitude-contrast: expected 0 to 1, found 1\.5"),
     ],
 )
