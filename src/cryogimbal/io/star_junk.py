@@ -1,4 +1,4 @@
-"""Labels of junk in the tables of simulations: which images hold no single particle, and what instead."""
+"""Labels of junk in the tables of simulations: which images hold no single particle, and what they do."""
 
 from collections.abc import Sequence
 
