@@ -75,7 +75,7 @@ def align_maps(
             f"maps of {fixed.box} voxels, {field_angstrom:.5g} Å wide, have {limit} shells to "
             f"compare (resolution limit: {resolution_limit_angstrom}); expected at least 2"
         )
-    full = compare_maps(*(_up_to_shell(m.values.float(), limit) for m in (moving, fixed)))
+    full = compare_maps(*(up_to_shell(m.values.float(), limit) for m in (moving, fixed)))
     first = limit_band(full, min(SEARCH_RADIUS, limit))
     if initial is None:
         frames = _search(first)
@@ -107,7 +107,7 @@ def _tournament(
     )
 
 
-def _up_to_shell(
+def up_to_shell(
     values: Float[Tensor, "box box box"], limit: int
 ) -> Float[Tensor, "working working working"]:
     """Density without the shells beyond the limit: between its samples they would be felt."""
