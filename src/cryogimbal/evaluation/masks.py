@@ -46,6 +46,7 @@ def soft_support_mask(
     blur_radius: float,
     margin_voxels: float,
     edge_voxels: float,
+    level: float = SUPPORT_LEVEL,
 ) -> Float[Tensor, "box box box"]:
     """Where a particle is: its blurred density above a level, widened, with a cosine edge.
 
@@ -59,14 +60,16 @@ def soft_support_mask(
         How far the support reaches beyond the level.
     edge_voxels
         Width of the edge outside of that.
+    level
+        Fraction of the strongest half percent that the blurred density must reach.
     """
     radius = radius_grid(density.shape[-1], 3, device=density.device).to(density.dtype)
     blur = torch.exp(-(radius / blur_radius).square())
     blurred = hartley_to_density(density_to_hartley(density) * blur) * within
     inside = blurred[within > 0.5].cpu().numpy()
-    level = SUPPORT_LEVEL * float(numpy.quantile(inside, SUPPORT_QUANTILE))
+    least = level * float(numpy.quantile(inside, SUPPORT_QUANTILE))
     # The level is positive where there is a particle; an empty density keeps the whole mask.
-    solid = (blurred > level).cpu().numpy() if level > 0 else (within > 0.5).cpu().numpy()
+    solid = (blurred > least).cpu().numpy() if least > 0 else (within > 0.5).cpu().numpy()
     outside = torch.from_numpy(scipy.ndimage.distance_transform_edt(~solid)) - margin_voxels
     way = (outside / edge_voxels).clamp(0, 1)
     return ((1 + torch.cos(math.pi * way)) / 2).to(within) * within
