@@ -1,0 +1,104 @@
+"""Back-projection of images straight from their files: nothing but a few images is held at a time.
+
+The search works on cropped rows that it keeps in memory. The last maps are made from the whole band
+of the images as they are stored, read once more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cryogimbal.data.particles import ParticleStack
+from cryogimbal.data.poses import PoseSet
+from cryogimbal.fourier.disc import Disc, make_disc
+from cryogimbal.fourier.resample import crop_centred
+from cryogimbal.fourier.transforms import image_to_hartley
+from cryogimbal.imaging.backprojection import SufficientStatistics
+from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.shifts import shift_row
+from cryogimbal.imaging.spectra import background_mask, normalise_background
+from cryogimbal.imaging.volume import GridGeometry
+
+# Pixels read at a time: 256 images of 128 pixels a side.
+PIXELS_AT_ONCE = 256 * 128**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackReading:
+    """How images become rows: background normalised, cropped to a box, noise whitened."""
+
+    box: int
+    """Pixels a side after Fourier cropping, at most the images'."""
+    particle_diameter_angstrom: float | None = None
+    """Background is what lies outside this circle; the inscribed circle where none is given."""
+    noise_power: Float[Tensor, "group shell"] | None = None
+    """Noise variance of a coefficient in each shell of one cycle per box, for each optics group of
+    the stack; the last shell stands for all beyond. None: 1 everywhere."""
+    device: torch.device | str = "cpu"
+
+    def disc(self) -> Disc:
+        """All frequencies below the box's Nyquist frequency."""
+        return make_disc(self.box).to(self.device)
+
+
+def centred_batches(
+    stack: ParticleStack, poses: PoseSet, index: Int[Tensor, " chosen"], reading: StackReading
+) -> Iterator[ParticleBatch]:
+    """Chosen images moved to their centres by their shifts, with their CTFs, batch by batch.
+
+    Row and CTF of an image are both divided by the noise's standard deviation, so that its noise is
+    1 in every coefficient. Shifts are displacements from the box centre (see docs/conventions.md).
+
+    Raises
+    ------
+    InputError
+        If an image has no background to normalise by, or cannot be read.
+    """
+    disc = reading.disc()
+    width_angstrom = stack.box * stack.pixel_size_angstrom
+    frequency = disc.frequency_index / width_angstrom
+    background = background_mask(
+        stack.box, stack.pixel_size_angstrom, reading.particle_diameter_angstrom
+    )
+    for part in index.cpu().split(max(1, PIXELS_AT_ONCE // stack.box**2)):
+        images = normalise_background(stack.images.read(part), background, first=int(part[0]))
+        square = crop_centred(image_to_hartley(images.to(reading.device)), reading.box, 2)
+        shift_box = poses.shift_angstrom[part].to(reading.device) / width_angstrom
+        rows = shift_row(disc.gather(square), -shift_box, disc)
+        ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
+        if reading.noise_power is not None:
+            whiten = _whitening(reading.noise_power, disc)[stack.optics_index[part]]
+            rows, ctf = rows * whiten, ctf * whiten
+        yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
+
+
+def sum_stack(
+    stack: ParticleStack,
+    poses: PoseSet,
+    index: Int[Tensor, " chosen"],
+    reading: StackReading,
+    geometry: GridGeometry,
+) -> SufficientStatistics:
+    """CTF-weighted back-projection of the chosen images, one pose each.
+
+    Raises
+    ------
+    InputError
+        As :func:`centred_batches`.
+    """
+    statistics = SufficientStatistics.zeros(geometry, torch.device(reading.device))
+    for batch in centred_batches(stack, poses, index, reading):
+        rotation = poses.rotation[batch.index].to(batch.observed)
+        statistics.add_images(batch, rotation, geometry.oversampling)
+    return statistics
+
+
+def _whitening(
+    noise_power: Float[Tensor, "group shell"], disc: Disc
+) -> Float[Tensor, "group coefficient"]:
+    shell = disc.shell_per_coefficient.clamp(max=noise_power.shape[1] - 1)
+    return noise_power.to(disc.device).rsqrt()[:, shell]
