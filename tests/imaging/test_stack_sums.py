@@ -89,7 +89,7 @@ def test_sums_equal_those_of_loops(
     rows = torch.stack(
         [
             row_by_sums(image, poses.shift_angstrom[i], frequencies)
-            for image, i in zip(images, chosen)
+            for image, i in zip(images, chosen, strict=True)
         ]
     )
     ctf = ctf_by_loop(stack.ctf[chosen], steps / (side * PIXEL_SIZE_ANGSTROM))

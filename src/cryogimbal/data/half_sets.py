@@ -54,7 +54,7 @@ class HalfMapFsc:
     randomised_from: int
     """First shell with random phases."""
     mask_fraction: float
-    """Mean of the mask: the share of the box that it leaves."""
+    """Share of the box in which the mask exceeds one half."""
 
     @property
     def poses(self) -> str:

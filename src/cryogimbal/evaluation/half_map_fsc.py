@@ -21,6 +21,8 @@ from cryogimbal.fourier.transforms import density_to_fourier, fourier_to_density
 RANDOMISE_BELOW = 0.8
 # The mask smears the border between kept and random phases over a shell or two.
 SHELLS_OF_BORDER = 2
+# A voxel counts as inside a soft mask above this value.
+INSIDE = 0.5
 
 
 def half_map_fsc(
@@ -49,9 +51,9 @@ def half_map_fsc(
     box = maps.first.box
     if mask.shape[-1] != box:
         raise InputError(f"a mask of {mask.shape[-1]} voxels a side for half-maps of {box}")
-    fraction = float(mask.double().mean())
+    fraction = float((mask > INSIDE).double().mean())
     if fraction <= 0:
-        raise InputError("the mask is empty: no voxel of it is above 0; give another --mask")
+        raise InputError("the mask is empty: no voxel of it is above 0.5; give another --mask")
     halves = (maps.first, maps.second)
     unmasked = fourier_shell_correlation(*halves, poses=maps.poses)
     masked = _masked_fsc(halves, mask, unmasked)

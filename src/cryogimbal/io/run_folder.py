@@ -42,6 +42,25 @@ class RunFolder:
         """The density found."""
         return self.path / "map.mrc"
 
+    def half_map(self, number: int) -> Path:
+        """The unfiltered map of half 1 or 2, named so that RELION's PostProcess finds its partner."""
+        return self.path / f"run_half{number}_class001_unfil.mrc"
+
+    @property
+    def mask(self) -> Path:
+        """What the half-maps are compared in."""
+        return self.path / "mask.mrc"
+
+    @property
+    def fsc_star(self) -> Path:
+        """How the half-maps agree, laid out as RELION's postprocess.star."""
+        return self.path / "fsc.star"
+
+    @property
+    def fsc_xml(self) -> Path:
+        """The corrected correlation for EMDB."""
+        return self.path / "fsc.xml"
+
     @property
     def particles(self) -> Path:
         """The input table with the poses found."""
@@ -86,6 +105,11 @@ def create_run_folder(path: Path, config_toml: str) -> RunFolder:
         run.summary,
         run.evaluation,
         run.density,
+        run.half_map(1),
+        run.half_map(2),
+        run.mask,
+        run.fsc_star,
+        run.fsc_xml,
         run.particles,
         run.encoder,
         run.figures,

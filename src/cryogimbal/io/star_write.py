@@ -4,12 +4,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.io.atomic import write_text_atomically
 from cryogimbal.io.image_paths import find_image_file
 from cryogimbal.io.star_edit import quoted, replace_columns
+from cryogimbal.io.star_half_sets import half_set_columns
 from cryogimbal.io.star_optics import read_pixel_size
 from cryogimbal.io.star_table import (
     ANGLES,
@@ -44,7 +47,12 @@ _PARTICLE_HEADER = (
 _VERSION = "# version 30001"
 
 
-def write_particles(path: Path, table: StarTable, poses: PoseSet) -> None:
+def write_particles(
+    path: Path,
+    table: StarTable,
+    poses: PoseSet,
+    half_set: Int[Tensor, " particle"] | None = None,
+) -> None:
     """Write a table as it was read, with angles and origins replaced or added.
 
     Every other table, column, comment and number stays to the letter. Origins are written in the
@@ -63,6 +71,8 @@ def write_particles(path: Path, table: StarTable, poses: PoseSet) -> None:
         From ``read_particles``; its ``image_files`` say which files are meant.
     poses : PoseSet
         One pose for each row of the table.
+    half_set : Tensor, optional
+        The half (1 or 2) that each particle belongs to, written over what the table has.
 
     Raises
     ------
@@ -72,6 +82,8 @@ def write_particles(path: Path, table: StarTable, poses: PoseSet) -> None:
     if len(poses) != table.n_particles:
         raise ValueError(f"{len(poses)} poses for the {table.n_particles} rows of {table.path}")
     values = {**_angle_columns(poses), **_origin_columns(table, poses)}
+    if half_set is not None:
+        values |= half_set_columns(half_set)
     if table.image_files:
         names = _names_to_be_found(path, table)
         if names is not None:
