@@ -31,8 +31,9 @@ def write_fsc_star(path: Path, fsc: HalfMapFsc, half_maps: tuple[Path, Path], ma
 
     The final resolution is RELION's: the last shell before the corrected correlation first falls
     below 0.143. ``rlnFourierShellCorrelationParticleMaskFraction`` is ``f c / (1 + (f - 1) c)`` of the
-    unmasked correlation c with f = 0.476 / (share of the box in the mask). One value is ours: ``cryogimbalHalfSets`` says whether
-    the halves came by their poses independent of each other or shared them.
+    unmasked correlation c, with RELION's f = 0.476 / (share of the box in the mask). One value is
+    ours: ``cryogimbalHalfSets`` says whether the halves came by their poses independent of each other
+    or shared them.
 
     Parameters
     ----------
