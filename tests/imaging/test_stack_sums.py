@@ -13,6 +13,7 @@ from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.stack_sums import StackReading, centred_batches, sum_stack
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.rotations import random_rotations
+from cryogimbal.symmetry import symmetry_group
 from tests.imaging.optics_values import in_float32, random_ctf
 from tests.reference.ctf_loop import ctf_by_loop
 from tests.reference.direct_slice import backprojection_by_loop
@@ -20,6 +21,7 @@ from tests.reference.hartley_sum import frequencies_by_sorting, hartley_by_sums
 
 PIXEL_SIZE_ANGSTROM = 2.5
 N = 5
+C1 = symmetry_group("C1")
 
 
 def random_stack(side: int, generator: torch.Generator) -> tuple[ParticleStack, PoseSet]:
@@ -81,7 +83,7 @@ def test_sums_equal_those_of_loops(
     reading = StackReading(box=working, noise_power=power)
     geometry = GridGeometry(box=working, radius=working / 2, oversampling=2)
     chosen = torch.tensor([0, 2, 3, 4])
-    found = sum_stack(stack, poses, chosen, reading, geometry)
+    found = sum_stack(stack, poses, chosen, reading, geometry, C1)
 
     frequencies = frequencies_by_sorting(working, working / 2)
     steps = torch.tensor(frequencies, dtype=torch.float64)
@@ -130,6 +132,17 @@ def test_moving_an_image_and_its_shift_together_changes_nothing(
     )  # fmt: skip
 
 
+def test_dark_particles_are_added_with_the_opposite_sign(generator: torch.Generator) -> None:
+    stack, poses = random_stack(8, generator)
+    geometry, everything = GridGeometry(box=8, radius=4.0, oversampling=1), torch.arange(N)
+    light, dark = (
+        sum_stack(stack, poses, everything, StackReading(box=8, contrast_sign=s), geometry, C1)
+        for s in (1.0, -1.0)
+    )
+    torch.testing.assert_close(dark.data, -light.data)
+    torch.testing.assert_close(dark.weight, light.weight)
+
+
 def test_equal_noise_everywhere_scales_the_sums(box: int, generator: torch.Generator) -> None:
     stack, poses = random_stack(box, generator)
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=1)
@@ -137,8 +150,25 @@ def test_equal_noise_everywhere_scales_the_sums(box: int, generator: torch.Gener
 
     def sums(power: Tensor | None) -> SufficientStatistics:
         reading = StackReading(box=box, noise_power=power)
-        return sum_stack(stack, poses, everything, reading, geometry)
+        return sum_stack(stack, poses, everything, reading, geometry, C1)
 
     white, louder = sums(None), sums(torch.full((2, 3), 4.0))
     torch.testing.assert_close(louder.data, white.data / 4)
     torch.testing.assert_close(louder.weight, white.weight / 4)
+
+
+@pytest.mark.parametrize("name", ["C3", "D2"])
+def test_a_symmetric_particle_is_summed_over_all_its_poses(
+    name: str, generator: torch.Generator
+) -> None:
+    stack, poses = random_stack(8, generator)
+    group, everything = symmetry_group(name), torch.arange(N)
+    reading, geometry = StackReading(box=8), GridGeometry(box=8, radius=4.0, oversampling=2)
+    found = sum_stack(stack, poses, everything, reading, geometry, group)
+    data, weight = torch.zeros_like(found.data), torch.zeros_like(found.weight)
+    for operator in group.operators:
+        turned = replace(poses, rotation=poses.rotation @ operator.float())
+        one = sum_stack(stack, turned, everything, reading, geometry, C1)
+        data, weight = data + one.data, weight + one.weight
+    torch.testing.assert_close(found.data, data, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.weight, weight, atol=1e-3, rtol=0)

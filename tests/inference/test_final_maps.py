@@ -21,10 +21,10 @@ from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.stack_sums import StackReading
 from cryogimbal.imaging.volume import GridGeometry
-from cryogimbal.inference.config_final import FinalMapsConfig
 from cryogimbal.inference.final_maps import (
     BYTES_PER_CELL,
     FinalMaps,
+    FinalMapsSettings,
     bytes_needed,
     largest_box,
     reconstruct_final_maps,
@@ -69,8 +69,8 @@ def maps_of(
     stack: ParticleStack, poses: PoseSet, box: int, mask: DensityMap | None = None
 ) -> FinalMaps:
     half_sets = HalfSets(number=torch.arange(len(stack)) % 2 + 1, poses="shared")
-    reading = StackReading(box=box)
-    return reconstruct_final_maps(stack, poses, half_sets, reading, mask, FinalMapsConfig())
+    settings = FinalMapsSettings(reading=StackReading(box=box), mask=mask)
+    return reconstruct_final_maps(stack, poses, half_sets, settings)
 
 
 def correlation(found: DensityMap, truth: Tensor) -> Tensor:

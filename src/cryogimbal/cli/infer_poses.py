@@ -20,6 +20,7 @@ from cryogimbal.cli.taught_encoder import TaughtEncoder, read_encoder
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
+from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES
 from cryogimbal.imaging.spectra import Preprocessing, read_spectra
 from cryogimbal.inference.config import ReconstructionConfig
@@ -150,12 +151,15 @@ def _density_of(run: RunFolder, taught: TaughtEncoder) -> Float[Tensor, "box box
     if not run.density.is_file():
         raise InputError(f"{run.path}: expected a finished run, found no {run.density.name}")
     density = read_density(run.density)
-    if density.box != taught.encoder.disc.box:
+    box, width = taught.encoder.disc.box, density.box * density.voxel_size_angstrom
+    if density.box < box or abs(width / taught.width_angstrom - 1) > FIELD_OF_VIEW_TOLERANCE:
         raise InputError(
-            f"{run.density}: expected the map of {taught.encoder.disc.box}³ voxels that the encoder "
-            f"was taught from, found {density.box}³; the file was changed"
+            f"{run.density}: expected a map of at least {box}³ voxels and {taught.width_angstrom:.5g} "
+            f"Å as the encoder was taught with, found {density.box}³ and {width:.5g} Å; the file was "
+            "changed"
         )
-    return density.values
+    # Projections, sums over voxels, keep the scale of the images where there are fewer voxels.
+    return resample_density(density.values, box) * (density.box / box) ** 2
 
 
 def _announce(

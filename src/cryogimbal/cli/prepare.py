@@ -1,6 +1,6 @@
 """From files to what the search takes: spectra at the working box and a starting point."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,6 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
+from cryogimbal.cli.half_sets import given_mask, half_sets_of
+from cryogimbal.data.density import DensityMap
+from cryogimbal.data.half_sets import HalfSets
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
@@ -34,6 +37,9 @@ class PreparedInput:
     contrast: ContrastDecision
     shift_angstrom: Float[Tensor, "particle 2"]
     """Displacements the images were centred by beforehand; zero where none were given."""
+    half_sets: HalfSets
+    mask: DensityMap | None
+    """What half-maps are compared in; none: made from the map."""
 
 
 def prepare(
@@ -48,6 +54,9 @@ def prepare(
     """
     device = device_named(config.device)
     stack, table = read_particles(table_path, image_root)
+    half_sets, told = half_sets_of(table, config)
+    mask = given_mask(config.mask, stack)
+    _require_final_box(config.final.box, stack)
     box = config.working_box
     if box is None:
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
@@ -70,11 +79,13 @@ def prepare(
     )
     return PreparedInput(
         stack=stack,
-        table=table,
+        table=replace(table, warnings=(*table.warnings, *told)),
         spectra=spectra,
         start=start,
         contrast=contrast,
         shift_angstrom=shift,
+        half_sets=half_sets,
+        mask=mask,
     )
 
 
@@ -120,6 +131,14 @@ def centring_shifts(
             "use --shifts estimate"
         )
     return stack.given_shift_angstrom
+
+
+def _require_final_box(box: int | None, stack: ParticleStack) -> None:
+    if box is not None and box > stack.box:
+        raise InputError(
+            f"--final.box: expected at most the images' {stack.box} pixels, found {box}; choose a "
+            "smaller one"
+        )
 
 
 def _initial_density(

@@ -75,6 +75,7 @@ def _with_absolute_paths(options: ReconstructionConfig) -> ReconstructionConfig:
     return replace(
         options,
         initial_map=None if options.initial_map is None else options.initial_map.absolute(),
+        mask=None if options.mask is None else options.mask.absolute(),
         initial_poses=None if options.initial_poses is None else options.initial_poses.absolute(),
     )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from cryogimbal.cli.final_maps import summary_of_maps, write_final_maps
 from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.cli.taught_encoder import write_encoder
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
@@ -11,9 +12,9 @@ from cryogimbal.imaging.model import ImageModel
 from cryogimbal.imaging.slices import PreparedGrid
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.final_maps import FinalMaps
 from cryogimbal.inference.loss import loss_of, squared_residual
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun
-from cryogimbal.io.mrc import write_density
+from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.io.run_folder import RunFolder, read_metrics
 from cryogimbal.io.star_write import write_particles
 from cryogimbal.report.images import ParticlePicture
@@ -30,7 +31,11 @@ SHOWN_PARTICLES = 6
 
 # What the files of a finished run are, in the order in which a person would look at them.
 FILES = {
-    "map.mrc": "the density",
+    "map.mrc": "the density, filtered by what the half-maps have in common",
+    "run_half1_class001_unfil.mrc": "the density of one half, unfiltered",
+    "run_half2_class001_unfil.mrc": "that of the other: RELION's PostProcess takes them as they are",
+    "mask.mrc": "what the half-maps are compared in",
+    "fsc.star": "how they agree, as RELION's tables have it; fsc.xml is for EMDB",
     "particles.star": "the input table with the poses found",
     "encoder.pt": "the pose network: cryogimbal infer-poses gives poses to new images by it",
     "summary.json": "numbers and circumstances",
@@ -41,39 +46,43 @@ FILES = {
 def write_results(
     run: RunFolder,
     prepared: PreparedInput,
-    reconstruction: ReconstructionRun,
+    result: Reconstruction,
+    maps: FinalMaps,
     diameter: float | None,
 ) -> dict[str, Any]:
     """Write map, table and figures; returns what the summary says of them.
 
     ``diameter`` (Å) is what the images were normalised with.
     """
-    result = reconstruction.result()
-    write_density(run.density, result.density)
-    shift = result.poses.shift_angstrom + prepared.shift_angstrom
-    poses = PoseSet(rotation=result.poses.rotation, shift_angstrom=shift)
-    write_particles(run.particles, prepared.table, poses)
+    write_final_maps(run, maps)
+    poses = found_poses(prepared, result)
+    write_particles(run.particles, prepared.table, poses, prepared.half_sets.number)
     if result.encoder is not None:
         write_encoder(run, result.encoder, prepared.spectra, diameter)
-    _write_figures(run, prepared, result)
-    fsc, records = result.half_map_fsc, read_metrics(run)
+    _write_figures(run, prepared, result, maps)
+    records = read_metrics(run)
     epochs = [record for record in records if record["type"] == "epoch"]
     return {
-        "half_map_resolution_fsc0143_angstrom": fsc and fsc.resolution_angstrom(0.143),
-        "half_map_poses": fsc and fsc.poses,
-        "half_map_fsc": fsc and fsc.to_dict(),
+        **summary_of_maps(maps, prepared.half_sets.sizes),
         "final_loss": epochs[-1]["loss"],
         "switches": [record for record in records if record["type"] == "switch"],
     }
 
 
-def _write_figures(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
+def found_poses(prepared: PreparedInput, result: Reconstruction) -> PoseSet:
+    """Poses of all particles, with displacements from the centres of the images as they are stored."""
+    shift = result.poses.shift_angstrom + prepared.shift_angstrom
+    return PoseSet(rotation=result.poses.rotation, shift_angstrom=shift)
+
+
+def _write_figures(
+    run: RunFolder, prepared: PreparedInput, result: Reconstruction, maps: FinalMaps
+) -> None:
     run.figures.mkdir(exist_ok=True)
-    plot_map(result.density, run.figures / "map.png")
+    plot_map(maps.density, run.figures / "map.png")
     plot_view_directions(result.poses.rotation, run.figures / "view_directions.png")
     plot_progress(read_metrics(run), run.figures / "progress.png")
-    if result.half_map_fsc is not None:
-        plot_fsc({"half-maps": result.half_map_fsc}, run.figures / "fsc.png")
+    plot_fsc(maps.fsc.curves, run.figures / "fsc.png")
     _write_particle_figure(run, prepared, result)
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from cryogimbal import __version__
 from cryogimbal.cli.display import Display, clock
+from cryogimbal.cli.final_maps import box_of_final_maps, make_final_maps, told_of_maps
 from cryogimbal.cli.prepare import PreparedInput, prepare
-from cryogimbal.cli.results import FILES, write_results
+from cryogimbal.cli.results import FILES, found_poses, write_results
 from cryogimbal.cli.signals import StopSignals
 from cryogimbal.errors import InputError
 from cryogimbal.imaging.kernels.choice import kernels_for
@@ -186,7 +187,23 @@ def run_to_end(
                     signals.raise_if_received(
                         f"a checkpoint is written; cryogimbal resume {run.path} goes on from here"
                     )
-        found = write_results(run, prepared, reconstruction, config.particle_diameter)
+        # What was searched for is safe before the images are read once more.
+        recorder.save()
+        result = reconstruction.result()
+        box, notice = box_of_final_maps(prepared, config)
+        if notice:
+            console.print(f"note: {notice}", markup=False)
+        console.print(
+            f"final maps of {box}³ voxels from all {len(prepared.stack):,} images, read again"
+        )
+        maps = make_final_maps(
+            prepared,
+            found_poses(prepared, result),
+            box,
+            config,
+            lambda: signals.raise_if_received(f"cryogimbal resume {run.path} makes the final maps"),
+        )
+        found = write_results(run, prepared, result, maps, config.particle_diameter)
         circumstances = _circumstances(source, prepared, config)
         # Last of all: a run is finished once its summary is there.
         seconds = round(recorder.seconds, 1)
@@ -196,12 +213,7 @@ def run_to_end(
         if not (run.path / name).exists():
             continue
         console.print(f"  {run.path / name}  {meaning}", markup=False)
-    resolution = found["half_map_resolution_fsc0143_angstrom"]
-    if resolution is not None:
-        console.print(
-            f"half-maps agree to {resolution:.1f} Å (FSC 0.143); they share their poses, so this is "
-            "optimistic"
-        )
+    console.print(told_of_maps(maps))
 
 
 def _announce(console: Console, prepared: PreparedInput, config: ReconstructionConfig) -> None:

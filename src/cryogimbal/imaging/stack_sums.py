@@ -18,10 +18,13 @@ from cryogimbal.fourier.resample import crop_centred
 from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.spectra import background_mask, normalise_background
+from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
 from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.symmetry import SymmetryGroup
 
 # Pixels read at a time: 256 images of 128 pixels a side.
 PIXELS_AT_ONCE = 256 * 128**2
@@ -35,6 +38,8 @@ class StackReading:
     """Pixels a side after Fourier cropping, at most the images'."""
     particle_diameter_angstrom: float | None = None
     """Background is what lies outside this circle; the inscribed circle where none is given."""
+    contrast_sign: float = 1.0
+    """Factor of every normalised image: 1 for light particles, -1 for dark ones."""
     noise_power: Float[Tensor, "group shell"] | None = None
     """Noise variance of a coefficient in each shell of one cycle per box, for each optics group of
     the stack; the last shell stands for all beyond. None: 1 everywhere."""
@@ -68,7 +73,7 @@ def centred_batches(
         images = normalise_background(stack.images.read(part), background, first=int(part[0]))
         square = crop_centred(image_to_hartley(images.to(reading.device)), reading.box, 2)
         shift_box = poses.shift_angstrom[part].to(reading.device) / width_angstrom
-        rows = shift_row(disc.gather(square), -shift_box, disc)
+        rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
         ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
         if reading.noise_power is not None:
             whiten = _whitening(reading.noise_power, disc)[stack.optics_index[part]]
@@ -82,8 +87,9 @@ def sum_stack(
     index: Int[Tensor, " chosen"],
     reading: StackReading,
     geometry: GridGeometry,
+    group: SymmetryGroup,
 ) -> SufficientStatistics:
-    """CTF-weighted back-projection of the chosen images, one pose each.
+    """CTF-weighted back-projection of the chosen images, at all poses that the group makes the same.
 
     Raises
     ------
@@ -93,8 +99,11 @@ def sum_stack(
     statistics = SufficientStatistics.zeros(geometry, torch.device(reading.device))
     for batch in centred_batches(stack, poses, index, reading):
         rotation = poses.rotation[batch.index].to(batch.observed)
-        statistics.add_images(batch, rotation, geometry.oversampling)
-    return statistics
+        image = torch.arange(len(rotation), device=rotation.device)
+        one = torch.ones_like(rotation[:, 0, 0])
+        for turned in turned_off_grid(Hypotheses(rotation=rotation, image=image), group):
+            statistics.add_hypotheses(batch, turned, one, geometry.oversampling)
+    return sum_on_grid(statistics, group)
 
 
 def _whitening(

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cryogimbal.data.half_sets import HalfPoses
 from cryogimbal.inference.config_checks import require as _require
+from cryogimbal.inference.config_final import FinalMapsConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 
 Radius = float
@@ -281,6 +283,10 @@ class ReconstructionConfig:
     noise: Literal["estimate", "white"] = "estimate"
     """Measure the noise's spectrum, first on the background and then on what the map leaves of the
     images, and each particle's strength; or take noise as white and particles as equally strong."""
+    half_sets: HalfPoses = "shared"
+    """One search of all images, halved only for the last maps, or two searches that share nothing."""
+    mask: Path | None = None
+    """Mask (.mrc, 0 to 1, of the images' box) in which half-maps are compared; none: from the map."""
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0
@@ -301,6 +307,8 @@ class ReconstructionConfig:
     """The pose network that is taught from the map."""
     head_training: HeadTrainingConfig = field(default_factory=HeadTrainingConfig)
     """How it is taught; 0 epochs: not at all."""
+    final: FinalMapsConfig = field(default_factory=FinalMapsConfig)
+    """The last maps, made from all pixels of the images."""
 
     @property
     def shift_range_box(self) -> float:

@@ -5,7 +5,7 @@ back into the search.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -26,6 +26,7 @@ from cryogimbal.imaging.stack_sums import StackReading, sum_stack
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config_final import FinalMapsConfig
 from cryogimbal.inference.seeding import generator_for
+from cryogimbal.symmetry import SymmetryGroup, symmetry_group
 
 OVERSAMPLING = 2
 # Keeps cells that hardly any image has reached from being divided by nothing.
@@ -52,13 +53,22 @@ class FinalMaps:
     fsc: HalfMapFsc
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinalMapsSettings:
+    """How the last maps are made, beside what has been found."""
+
+    reading: StackReading
+    """How images become rows; its box is that of the maps."""
+    mask: DensityMap | None = None
+    """What the halves are compared in, on the grid of the maps; none: made from the map."""
+    config: FinalMapsConfig = field(default_factory=FinalMapsConfig)
+    """How such a mask is made."""
+    group: SymmetryGroup = field(default_factory=lambda: symmetry_group("C1"))
+    """Imposed on the particle, whose axes are the frame's."""
+
+
 def reconstruct_final_maps(
-    stack: ParticleStack,
-    poses: PoseSet,
-    half_sets: HalfSets,
-    reading: StackReading,
-    mask: DensityMap | None,
-    config: FinalMapsConfig,
+    stack: ParticleStack, poses: PoseSet, half_sets: HalfSets, settings: FinalMapsSettings
 ) -> FinalMaps:
     """Both half-maps and the joint map of a stack at given poses.
 
@@ -70,21 +80,19 @@ def reconstruct_final_maps(
         One pose for each, in one frame; shifts are displacements from the box centre.
     half_sets
         Which half each belongs to.
-    reading
-        How images become rows; its box is that of the maps.
-    mask
-        What the correlation is measured in, on the grid of the maps; none: made from the map.
-    config
-        How such a mask is made.
+    settings
+        Box, mask and symmetry of the maps.
 
     Raises
     ------
     InputError
         If an image cannot be read, or the mask has another box.
     """
+    reading, mask = settings.reading, settings.mask
     geometry = GridGeometry(box=reading.box, radius=reading.box / 2, oversampling=OVERSAMPLING)
     halves = [
-        sum_stack(stack, poses, half_sets.index(number), reading, geometry) for number in (1, 2)
+        sum_stack(stack, poses, half_sets.index(number), reading, geometry, settings.group)
+        for number in (1, 2)
     ]
     voxel_size = stack.pixel_size_angstrom * stack.box / reading.box
     sphere = _sphere(reading, voxel_size)
@@ -96,7 +104,7 @@ def reconstruct_final_maps(
     joint.weight.add_(halves[1].weight)
     halves.clear()
     if mask is None:
-        mask = mask_of_maps(half_maps, sphere, config)
+        mask = mask_of_maps(half_maps, sphere, settings.config)
     fsc = half_map_fsc(half_maps, mask.values, generator_for(0, "random phases"))
     correlation = fsc.corrected.correlation.to(joint.weight)
     density = wiener_density(joint, geometry, correlation) * sphere.to(joint.weight)
