@@ -10,6 +10,7 @@ from cryogimbal.data.particles import ArrayImages, ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.imaging import stack_sums
 from cryogimbal.imaging.backprojection import SufficientStatistics
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.stack_sums import StackReading, centred_batches, sum_stack
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.rotations import random_rotations
@@ -79,8 +80,10 @@ def test_sums_equal_those_of_loops(
 ) -> None:
     monkeypatch.setattr(stack_sums, "PIXELS_AT_ONCE", 2 * side**2)
     stack, poses = random_stack(side, generator)
-    power = 0.5 + torch.rand(2, 4, generator=generator) if noise == "coloured" else None
-    reading = StackReading(box=working, noise_power=power)
+    power = 0.5 + torch.rand(2, 4, generator=generator)
+    scale = 0.5 + torch.rand(N, generator=generator)
+    model = NoiseModel(variance=power, scale=scale, group=stack.optics_index)
+    reading = StackReading(box=working, noise=model if noise == "coloured" else None)
     geometry = GridGeometry(box=working, radius=working / 2, oversampling=2)
     chosen = torch.tensor([0, 2, 3, 4])
     found = sum_stack(stack, poses, chosen, reading, geometry, C1)
@@ -96,7 +99,8 @@ def test_sums_equal_those_of_loops(
     )
     ctf = ctf_by_loop(stack.ctf[chosen], steps / (side * PIXEL_SIZE_ANGSTROM))
     variance = torch.ones_like(ctf)
-    if power is not None:
+    if noise == "coloured":
+        ctf = ctf * scale[chosen, None]
         for place, i in enumerate(chosen.tolist()):
             for j, (kx, ky) in enumerate(frequencies):
                 variance[place, j] = power[i % 2, min(3, round(math.hypot(kx, ky)))]
@@ -148,11 +152,13 @@ def test_equal_noise_everywhere_scales_the_sums(box: int, generator: torch.Gener
     geometry = GridGeometry(box=box, radius=box / 2, oversampling=1)
     everything = torch.arange(N)
 
-    def sums(power: Tensor | None) -> SufficientStatistics:
-        reading = StackReading(box=box, noise_power=power)
+    def sums(variance: float) -> SufficientStatistics:
+        power = torch.full((2, 3), variance)
+        noise = NoiseModel(variance=power, scale=torch.ones(N), group=stack.optics_index)
+        reading = StackReading(box=box, noise=noise)
         return sum_stack(stack, poses, everything, reading, geometry, C1)
 
-    white, louder = sums(None), sums(torch.full((2, 3), 4.0))
+    white, louder = sums(1.0), sums(4.0)
     torch.testing.assert_close(louder.data, white.data / 4)
     torch.testing.assert_close(louder.weight, white.weight / 4)
 

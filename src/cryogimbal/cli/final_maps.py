@@ -13,6 +13,7 @@ from cryogimbal.data.density import DensityMap
 from cryogimbal.data.particles import ImageSource, ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.fourier.resample import resample_density
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.stack_sums import StackReading
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.final_maps import (
@@ -73,12 +74,16 @@ def box_of_final_maps(prepared: PreparedInput, config: ReconstructionConfig) -> 
 
 def make_final_maps(
     prepared: PreparedInput,
-    poses: PoseSet,
+    found: tuple[PoseSet, NoiseModel],
     box: int,
     config: ReconstructionConfig,
     watch: Callable[[], None],
 ) -> FinalMaps:
-    """Half-maps, joint map and their correlation; ``watch`` is called whenever images are read."""
+    """Half-maps, joint map and their correlation, of what has been found of poses and noise.
+
+    ``watch`` is called whenever images are read.
+    """
+    poses, noise = found
     mask = prepared.mask
     if mask is not None and mask.box != box:
         width = mask.box * mask.voxel_size_angstrom
@@ -89,6 +94,7 @@ def make_final_maps(
             box=box,
             particle_diameter_angstrom=config.particle_diameter,
             contrast_sign=prepared.contrast.sign,
+            noise=noise,
             device=prepared.spectra.device,
         ),
         mask=mask,

@@ -198,7 +198,7 @@ def run_to_end(
         )
         maps = make_final_maps(
             prepared,
-            found_poses(prepared, result),
+            (found_poses(prepared, result), result.noise),
             box,
             config,
             lambda: signals.raise_if_received(f"cryogimbal resume {run.path} makes the final maps"),

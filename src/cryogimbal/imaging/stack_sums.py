@@ -20,6 +20,7 @@ from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.spectra import background_mask, normalise_background
 from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
@@ -40,9 +41,9 @@ class StackReading:
     """Background is what lies outside this circle; the inscribed circle where none is given."""
     contrast_sign: float = 1.0
     """Factor of every normalised image: 1 for light particles, -1 for dark ones."""
-    noise_power: Float[Tensor, "group shell"] | None = None
-    """Noise variance of a coefficient in each shell of one cycle per box, for each optics group of
-    the stack; the last shell stands for all beyond. None: 1 everywhere."""
+    noise: NoiseModel | None = None
+    """Noise per shell of each optics group, of which the last shell stands for all beyond, and the
+    scale of each particle; none: white, and all particles as strong as each other."""
     device: torch.device | str = "cpu"
 
     def disc(self) -> Disc:
@@ -56,7 +57,8 @@ def centred_batches(
     """Chosen images moved to their centres by their shifts, with their CTFs, batch by batch.
 
     Row and CTF of an image are both divided by the noise's standard deviation, so that its noise is
-    1 in every coefficient. Shifts are displacements from the box centre (see docs/conventions.md).
+    1 in every coefficient; the CTF contains the particle's scale. Shifts are displacements from the
+    box centre (see docs/conventions.md).
 
     Raises
     ------
@@ -75,9 +77,10 @@ def centred_batches(
         shift_box = poses.shift_angstrom[part].to(reading.device) / width_angstrom
         rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
         ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
-        if reading.noise_power is not None:
-            whiten = _whitening(reading.noise_power, disc)[stack.optics_index[part]]
-            rows, ctf = rows * whiten, ctf * whiten
+        if reading.noise is not None:
+            whiten = _whitening(reading.noise, disc)[stack.optics_index[part]]
+            scale = reading.noise.scale[part.to(reading.noise.scale.device)].to(disc.device)
+            rows, ctf = rows * whiten, ctf * whiten * scale[:, None]
         yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
 
 
@@ -106,8 +109,6 @@ def sum_stack(
     return sum_on_grid(statistics, group)
 
 
-def _whitening(
-    noise_power: Float[Tensor, "group shell"], disc: Disc
-) -> Float[Tensor, "group coefficient"]:
-    shell = disc.shell_per_coefficient.clamp(max=noise_power.shape[1] - 1)
-    return noise_power.to(disc.device).rsqrt()[:, shell]
+def _whitening(noise: NoiseModel, disc: Disc) -> Float[Tensor, "group coefficient"]:
+    shell = disc.shell_per_coefficient.clamp(max=noise.variance.shape[1] - 1)
+    return noise.variance.to(disc.device).rsqrt()[:, shell]

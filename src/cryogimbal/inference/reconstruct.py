@@ -18,6 +18,7 @@ from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.fsc import FscCurve
 from cryogimbal.fourier.resample import centred_by_mass
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding, encoder_modes
@@ -81,6 +82,8 @@ class Reconstruction:
     """Shifts are 0 where particles were taken as centred, or had been centred before."""
     density: DensityMap
     half_map_fsc: FscCurve | None
+    noise: NoiseModel
+    """Of the images, and the scale of each particle."""
     encoder: RowEncoder | None
     """Taught from the density; none where that was not asked for."""
 
@@ -134,6 +137,7 @@ class ReconstructionRun:
                 voxel_size_angstrom=self._spectra.pixel_size_angstrom,
             ),
             half_map_fsc=self._stage.update.half_map_fsc,
+            noise=self._spectra.noise.to("cpu"),
             encoder=None if self._encoder is None else self._encoder.cpu(),
         )
 
