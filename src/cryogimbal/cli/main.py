@@ -16,7 +16,8 @@ from cryogimbal.cli.options import base_config
 from cryogimbal.cli.reconstruct import Reconstruct, reconstruct_with_defaults
 from cryogimbal.cli.resume import Resume
 from cryogimbal.cli.signals import EXIT_STATUS, StoppedBySignalError
-from cryogimbal.cli.simulate import Simulate
+from cryogimbal.cli.simulate import Simulate, simulate_with_defaults
+from cryogimbal.cli.simulation_case import case_argument, read_case
 from cryogimbal.errors import InputError
 
 DESCRIPTION = "Finds the poses of cryo-EM particles and their 3-D density together, from nothing."
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
-    # The help of `reconstruct` shows the defaults of the preset and file that are named beside it.
+    # The help of `reconstruct` shows the defaults of the preset and file that are named beside it,
+    # that of `simulate` those of the file named as its source.
     commands = {
         "simulate": Simulate,
         "reconstruct": Reconstruct,
@@ -63,6 +65,13 @@ def _parse(arguments: list[str]) -> Any:
         return tyro.cli(
             reconstruct_with_defaults(base_config(arguments)),
             prog="cryogimbal reconstruct",
+            args=arguments[1:],
+        )
+    case = case_argument(arguments[1:]) if arguments[:1] == ["simulate"] else None
+    if case is not None:
+        return tyro.cli(
+            simulate_with_defaults(read_case(case).settings),
+            prog="cryogimbal simulate",
             args=arguments[1:],
         )
     return tyro.extras.subcommand_cli_from_dict(

@@ -43,13 +43,23 @@ def read_config(path: Path, base: ReconstructionConfig) -> ReconstructionConfig:
     InputError
         If the file cannot be read, is not TOML, or has options that are unknown or out of range.
     """
+    return config_from_table(read_toml(path), base, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not TOML.
+    """
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: expected a TOML file of options, {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a TOML file of options, {error}") from error
-    return config_from_table(table, base, str(path))
 
 
 def config_text(config: ReconstructionConfig) -> str:

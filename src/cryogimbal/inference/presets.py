@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from cryogimbal.inference.config import (
 )
 from cryogimbal.inference.config_heads import HeadTrainingConfig
 
+Options = TypeVar("Options")
 # TOML has no null.
 UNSET = "unset"
 
@@ -85,19 +86,19 @@ def config_to_table(config: ReconstructionConfig) -> dict[str, Any]:
     return _plain(asdict(config))
 
 
-def config_from_table(
-    table: Mapping[str, Any], base: ReconstructionConfig, origin: str
-) -> ReconstructionConfig:
-    """``base`` with the options that the table names; ``origin`` is the file named in errors.
+def config_from_table(table: Mapping[str, Any], base: Options, origin: str) -> Options:
+    """``base``, a dataclass of options, with those that the table names.
+
+    ``origin`` is the file named in errors.
 
     Raises
     ------
     InputError
         If an option is unknown, has the wrong type or is out of range.
     """
-    merged = _merged(asdict(base), table, origin, "")
+    merged = _merged(asdict(cast(Any, base)), table, origin, "")
     try:
-        return TypeAdapter(ReconstructionConfig).validate_python(merged)
+        return TypeAdapter(type(base)).validate_python(merged)
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise InputError(f"{origin}: {problems}") from error

@@ -1,4 +1,4 @@
-"""Labels of junk in the tables of simulations: which images hold no single particle, and what they do."""
+"""Labels of junk in the tables of simulations: which images hold no single particle, and what else."""
 
 from collections.abc import Sequence
 

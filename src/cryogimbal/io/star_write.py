@@ -1,6 +1,7 @@
 """Particle tables of RELION: writing poses into a table as it was read, and new tables."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -91,6 +92,16 @@ def write_particles(
     write_text_atomically(path, replace_columns(table.document, table.particles, values).text)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatedImageFile:
+    """A file of simulated images, all of one optics group."""
+
+    path: Path
+    stack: ParticleStack
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further columns: a text for each image."""
+
+
 def write_simulated_particles(path: Path, stack: ParticleStack, image_file: Path) -> None:
     """Write a new RELION 3.1 table for the images of one file, in their order.
 
@@ -103,7 +114,56 @@ def write_simulated_particles(path: Path, stack: ParticleStack, image_file: Path
     image_file : Path
         The images; written relative to the table's folder if they lie in it or below.
     """
-    optics = [
+    write_simulated_files(path, [SimulatedImageFile(path=image_file, stack=stack)])
+
+
+def write_simulated_files(path: Path, files: Sequence[SimulatedImageFile]) -> None:
+    """Write a new RELION 3.1 table for the images of several files, one file after the other.
+
+    Optics groups are numbered in the order of the files. All files have poses or none, and the same
+    labels.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    files : sequence of SimulatedImageFile
+        Written relative to the table's folder if they lie in it or below.
+    """
+    optics: list[list[str]] = []
+    columns: dict[str, list[str]] = {}
+    rows: list[list[str]] = []
+    for file in files:
+        rows += _simulated_rows(file.stack, _written_path(path, file.path), len(optics))
+        optics += _optics_rows(file.stack, len(optics))
+        for name, values in _columns_behind(file).items():
+            columns.setdefault(name, []).extend(values)
+    if columns:
+        rows = [
+            [*row, *more]
+            for row, more in zip(rows, zip(*columns.values(), strict=True), strict=True)
+        ]
+    lines = [
+        *_table_lines("optics", _OPTICS_HEADER, optics),
+        *_table_lines("particles", (*_PARTICLE_HEADER, *columns), rows),
+    ]
+    write_text_atomically(path, "\n".join(lines) + "\n")
+
+
+def _columns_behind(file: SimulatedImageFile) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = {}
+    if file.stack.poses is not None:
+        columns = {**_angle_columns(file.stack.poses), **_angstrom_columns(file.stack.poses)}
+    return columns | {name: list(values) for name, values in file.labels.items()}
+
+
+def _written_path(table: Path, image_file: Path) -> str:
+    folder, images = table.parent.resolve(), image_file.resolve()
+    return str(images.relative_to(folder) if images.is_relative_to(folder) else images)
+
+
+def _optics_rows(stack: ParticleStack, n_before: int) -> list[list[str]]:
+    return [
         [
             group.name,
             str(number),
@@ -116,24 +176,8 @@ def write_simulated_particles(path: Path, stack: ParticleStack, image_file: Path
             str(group.box),
             "2",
         ]
-        for number, group in enumerate(stack.optics, start=1)
+        for number, group in enumerate(stack.optics, start=n_before + 1)
     ]
-    columns: dict[str, list[str]] = {}
-    if stack.poses is not None:
-        columns = {**_angle_columns(stack.poses), **_angstrom_columns(stack.poses)}
-    folder, images = path.parent.resolve(), image_file.resolve()
-    written = images.relative_to(folder) if images.is_relative_to(folder) else images
-    rows = _simulated_rows(stack, str(written))
-    if columns:
-        rows = (
-            [*row, *pose]
-            for row, pose in zip(rows, zip(*columns.values(), strict=True), strict=True)
-        )
-    lines = [
-        *_table_lines("optics", _OPTICS_HEADER, optics),
-        *_table_lines("particles", (*_PARTICLE_HEADER, *columns), rows),
-    ]
-    write_text_atomically(path, "\n".join(lines) + "\n")
 
 
 def _table_lines(name: str, header: tuple[str, ...], rows: Iterable[list[str]]) -> list[str]:
@@ -142,7 +186,7 @@ def _table_lines(name: str, header: tuple[str, ...], rows: Iterable[list[str]]) 
     return ["", _VERSION, "", f"data_{name}", "", "loop_ ", *columns, *values, ""]
 
 
-def _simulated_rows(stack: ParticleStack, written: str) -> Iterator[list[str]]:
+def _simulated_rows(stack: ParticleStack, written: str, n_before: int) -> list[list[str]]:
     ctf = stack.ctf
     numbers = torch.stack(
         [
@@ -156,8 +200,10 @@ def _simulated_rows(stack: ParticleStack, written: str) -> Iterator[list[str]]:
         dim=-1,
     )
     groups = stack.optics_index.tolist()
-    for row, values in enumerate(numbers.tolist()):
-        yield [f"{row + 1:06d}@{written}", str(groups[row] + 1), *_decimals(*values)]
+    return [
+        [f"{row + 1:06d}@{written}", str(groups[row] + n_before + 1), *_decimals(*values)]
+        for row, values in enumerate(numbers.tolist())
+    ]
 
 
 def _angle_columns(poses: PoseSet) -> dict[str, list[str]]:
