@@ -8,7 +8,9 @@ from pathlib import Path
 from records import REPOSITORY
 
 DATA = "$CRYOGIMBAL_TEST_DATA"
+# A case is what stands behind `cryogimbal simulate`; a file of cases/ describes one in full.
 CASES = {
+    "realistic": f"{REPOSITORY}/benchmarks/cases/realistic.toml",
     "70s": f"{DATA}/atomic/4V5A_assembly1_70S.cif.gz --box 64 --pixel-size 5"
     " --n-particles 5000 --snr 0.1",
     "hsp90": f"{DATA}/atomic/2cg9.pdb.gz --box 64 --pixel-size 3 --n-particles 5000 --snr 0.1",
@@ -31,8 +33,10 @@ def stack_folder(case: str, work: Path) -> Path:
 
 def simulate(case: str, folder: Path, *others: str) -> None:
     """Simulate a case; options given as well go over the case's own."""
-    data = Path(os.environ.get("CRYOGIMBAL_TEST_DATA", REPOSITORY / "../shared/data"))
-    source = CASES[case].replace(DATA, str(data.resolve()))
+    data = Path(os.environ.get("CRYOGIMBAL_TEST_DATA", REPOSITORY / "../shared/data")).resolve()
+    # Files of cases name it themselves.
+    os.environ["CRYOGIMBAL_TEST_DATA"] = str(data)
+    source = CASES[case].replace(DATA, str(data))
     command("simulate", *source.split(), *others, "--out", str(folder))
 
 

@@ -1,6 +1,7 @@
 """Quality of a reconstruction over seeds: simulate once, reconstruct and score per seed.
 
     python benchmarks/quality.py 70s --seeds 0 1 2 --work DIR
+    python benchmarks/quality.py realistic --work DIR --options "--half-sets independent"
 
 Prints a table and appends its rows to ``benchmarks/RECORDS.md``. A seed whose evaluation is in the
 work folder already is not run again. Reference structures are found through CRYOGIMBAL_TEST_DATA
@@ -24,22 +25,27 @@ def main() -> None:
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--preset", default="auto")
+    parser.add_argument("--options", default="", help="further options of cryogimbal reconstruct")
     parser.add_argument("--work", type=Path, required=True, help="folder for stacks and runs")
     arguments = parser.parse_args()
     data = stack_folder(arguments.case, arguments.work)
-    rows = [record(arguments.case, arguments.preset, data, seed) for seed in arguments.seeds]
+    options = tuple(arguments.options.split())
+    rows = [
+        record(arguments.case, arguments.preset, options, data, seed) for seed in arguments.seeds
+    ]
     print("\n".join(rows))
     append_rows(HEADING, rows)
 
 
-def record(case: str, preset: str, data: Path, seed: int) -> str:
+def record(case: str, preset: str, options: tuple[str, ...], data: Path, seed: int) -> str:
     """One row of the table."""
-    run = data.parent / f"{case}-{preset}-{seed}"
+    run = data.parent / "".join([f"{case}-{preset}", *options, f"-{seed}"])
     if not (run / "evaluation.json").exists():
         # A run that was cut off is begun anew, so that its time is that of one unbroken run.
         shutil.rmtree(run, ignore_errors=True)
         stack = str(data / "particles.star")
-        command("reconstruct", stack, "--preset", preset, "--seed", str(seed), "--out", str(run))
+        settings = ("--preset", preset, *options, "--seed", str(seed))
+        command("reconstruct", stack, *settings, "--out", str(run))
         truth = ("--truth-star", str(data / "truth.star"), "--truth-map", str(data / "truth.mrc"))
         command("evaluate", str(run), *truth)
     found, summary = read_json(run / "evaluation.json"), read_json(run / "summary.json")
@@ -48,7 +54,7 @@ def record(case: str, preset: str, data: Path, seed: int) -> str:
         date.today().isoformat(),
         commit(),
         case,
-        preset,
+        " ".join([preset, *options]),
         str(seed),
         f"{found['rotation_error_median_deg']:.2f} / {found['rotation_error_mean_deg']:.2f}",
         f"{found['resolution_fsc05_angstrom']:.2f} ({nyquist:.2f})",

@@ -1,6 +1,8 @@
 """A simulation from a file is the one that flags give; what the file gets wrong is said."""
 
+import json
 import pickle
+import shutil
 from pathlib import Path
 
 import mrcfile
@@ -151,3 +153,20 @@ def test_a_file_that_is_not_there_is_said(
 ) -> None:
     message = refused(capsys, "simulate", tmp_path / "no.toml", "--out", tmp_path / "out")
     assert_says(message, "no.toml: expected a TOML file of options, No such file")
+
+
+def test_junk_has_no_true_pose(finished: Path, simulated: Path, tmp_path: Path) -> None:
+    # The run's own poses as truth, wrong where the truth says junk.
+    run, truth = tmp_path / "run", tmp_path / "truth.star"
+    shutil.copytree(finished, run)
+    tables = starfile.read(run / "particles.star")
+    rows = tables["particles"]
+    rows["cryogimbalJunk"] = [1, 1, 1] + [0] * (len(rows) - 3)
+    rows.loc[:2, "rlnAngleTilt"] += 40.0
+    starfile.write(tables, truth)
+    assert command("evaluate", run, "--truth-star", truth) == 0
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["n_junk_left_out"] == 3
+    assert found["n_particles"] == len(rows) - 3
+    assert found["rotation_error_90th_percentile_deg"] < 0.01
+    assert found["shift_error_median_angstrom"] < 1e-3

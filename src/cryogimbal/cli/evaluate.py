@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
+from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
@@ -14,6 +17,7 @@ from cryogimbal.evaluation.score import Evaluation, Result, evaluate_against_tru
 from cryogimbal.io.mrc import read_density
 from cryogimbal.io.run_folder import RunFolder, open_run_folder, write_json
 from cryogimbal.io.star import read_poses
+from cryogimbal.io.star_junk import table_junk
 from cryogimbal.io.star_table import image_names, read_table
 from cryogimbal.report.plots import plot_fsc, plot_map, plot_pose_errors
 
@@ -25,7 +29,8 @@ class Evaluate:
     run_folder: Annotated[Path, tyro.conf.Positional]
     """Folder of a finished run."""
     truth_star: Path | None = None
-    """Table with the true poses: the same particles in the same order."""
+    """Table with the true poses: the same particles in the same order. What it labels as junk has no
+    true pose and is left out."""
     truth_map: Path | None = None
     """The true map; its box may differ, its width in Å may not."""
 
@@ -45,17 +50,20 @@ class Evaluate:
                 f"{run.path}: expected a finished run, found no {run.particles.name}; "
                 f"cryogimbal resume {run.path} finishes it"
             )
-        true_poses = None
+        poses, true_poses, n_junk = read_poses(run.particles), None, 0
         if self.truth_star is not None:
             true_poses = _true_poses(run, self.truth_star)
+            particles = _particles(self.truth_star, len(poses))
+            n_junk = len(poses) - len(particles)
+            poses, true_poses = poses[particles], true_poses[particles]
         evaluation = evaluate_against_truth(
-            Result(poses=read_poses(run.particles), density=read_density(run.density)),
+            Result(poses=poses, density=read_density(run.density)),
             Result(
                 poses=true_poses,
                 density=None if self.truth_map is None else read_density(self.truth_map),
             ),
         )
-        write_json(run.evaluation, evaluation.to_dict())
+        write_json(run.evaluation, {**evaluation.to_dict(), "n_junk_left_out": n_junk})
         _write_figures(run, evaluation)
         _print(evaluation, run)
 
@@ -77,6 +85,20 @@ def _true_poses(run: RunFolder, truth_star: Path) -> PoseSet:
     return read_poses(truth_star)
 
 
+def _particles(truth_star: Path, n_images: int) -> Int[Tensor, " particle"]:
+    """Rows that the truth does not label as junk."""
+    junk = table_junk(read_table(truth_star))
+    if junk is None:
+        return torch.arange(n_images)
+    particles = (~junk).nonzero()[:, 0]
+    if len(particles) == 0:
+        raise InputError(
+            f"{truth_star}: expected some particles with a true pose, found junk alone; name the "
+            "truth.star of the simulation"
+        )
+    return particles
+
+
 def _write_figures(run: RunFolder, evaluation: Evaluation) -> None:
     run.figures.mkdir(exist_ok=True)
     if evaluation.fsc is not None:
@@ -95,6 +117,8 @@ def _print(evaluation: Evaluation, run: RunFolder) -> None:
         table.add_row("rotation error, median", f"{found['rotation_error_median_deg']:.2f}°")
         table.add_row("rotation error, mean", f"{found['rotation_error_mean_deg']:.2f}°")
         table.add_row("within 5°", f"{errors.fraction_within_5_deg:.1%}")
+        shift = found["shift_error_median_angstrom"]
+        table.add_row("shift error, median", f"{shift:.2f} Å")
         view = found["view_direction_error_median_deg"]
         table.add_row("view direction error, median", f"{view:.2f}°")
     if fsc is not None:
