@@ -5,6 +5,7 @@ the particle appears at ``(A p)_xy`` and the slice point q (a row) samples the s
 """
 
 import math
+from typing import Literal
 
 import astropy_healpix
 import numpy
@@ -12,6 +13,10 @@ import roma
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Mirror = Literal["z", "centre"]
+"""How the hand is changed: in the plane through the centre across z, or through the centre itself. Both
+give the same mirror image, half a turn about z apart."""
 
 # Below this angle (rad) the closed forms lose digits in float32 and the series is exact to 1e-9.
 SERIES_ANGLE_RAD = 0.05

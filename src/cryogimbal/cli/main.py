@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cryogimbal import __version__
 from cryogimbal.cli.evaluate import Evaluate
+from cryogimbal.cli.flip_hand import FlipHand
 from cryogimbal.cli.fsc import Fsc
 from cryogimbal.cli.infer_poses import InferPoses
 from cryogimbal.cli.options import base_config
@@ -58,6 +59,7 @@ def _parse(arguments: list[str]) -> Any:
         "reconstruct": Reconstruct,
         "resume": Resume,
         "evaluate": Evaluate,
+        "flip-hand": FlipHand,
         "infer-poses": InferPoses,
         "fsc": Fsc,
     }

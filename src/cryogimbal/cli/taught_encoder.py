@@ -1,16 +1,20 @@
 """The encoder file of a run: what gives poses to new images of the same particle."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryogimbal.errors import InputError
+from cryogimbal.evaluation.hand import column_signs
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
+    mirrored_row_encoder,
     row_encoder_from_state,
     row_encoder_to_state,
 )
 from cryogimbal.io.run_folder import RunFolder
 from cryogimbal.io.tensor_files import read_tensors, write_tensors
+from cryogimbal.rotations import Mirror
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,19 @@ def write_encoder(
         "particle_diameter_angstrom": diameter,
     }
     write_tensors(run.encoder, state)
+
+
+def write_mirrored_encoder(path: Path, new: Path, mirror: Mirror) -> None:
+    """Write the encoder of the other hand.
+
+    Raises
+    ------
+    InputError
+        If the file holds no encoder.
+    """
+    state = read_tensors(path, expected="an encoder", advice="reconstruct anew with another --out")
+    encoder = mirrored_row_encoder(row_encoder_from_state(state, str(path)), column_signs(mirror))
+    write_tensors(new, {**state, **row_encoder_to_state(encoder)})
 
 
 def read_encoder(run: RunFolder) -> TaughtEncoder:

@@ -5,6 +5,7 @@ images a second as a convolutional one, and what it lacks in built-in knowledge 
 The eight symmetries of the image plane are undone outside of it, and the CTF is undone before it.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -129,6 +130,22 @@ def propose_poses(encoder: RowEncoder, batch: ParticleBatch) -> PoseHypotheses:
     """What a taught encoder proposes: no statistics of the batch enter."""
     encoder.eval()
     return encoder.propose(batch)
+
+
+def mirrored_row_encoder(encoder: RowEncoder, column_signs: Float[Tensor, "3"]) -> RowEncoder:
+    """The encoder of the map of the other hand: a few weights with the other sign.
+
+    Heads give the first two columns of a rotation, which ``column_signs`` multiply. Turns and mirrors of
+    the image plane, which are undone outside of the network, change with neither.
+    """
+    mirrored = copy.deepcopy(encoder)
+    last = mirrored.network[-1]
+    assert isinstance(last, nn.Linear)
+    signs = column_signs.to(last.weight).repeat(2 * encoder.n_heads)
+    with torch.no_grad():
+        last.weight.mul_(signs[:, None])
+        last.bias.mul_(signs)
+    return mirrored
 
 
 def row_encoder_to_state(encoder: RowEncoder) -> dict[str, Any]:

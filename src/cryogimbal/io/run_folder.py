@@ -9,6 +9,7 @@ from typing import Any
 
 from cryogimbal.errors import InputError
 from cryogimbal.io.atomic import disk_full, is_disk_full, write_text_atomically
+from cryogimbal.io.file_set import is_half_replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +141,11 @@ def open_run_folder(path: Path) -> RunFolder:
         raise InputError(
             f"{path}: expected the folder of a run, found no {run.config.name} in it; name the "
             "folder given as --out"
+        )
+    if is_half_replaced(path):
+        raise InputError(
+            f"{path}: expected files of one hand, found some of either: a flip was interrupted; "
+            f"cryogimbal flip-hand {path} finishes it"
         )
     return run
 

@@ -60,8 +60,11 @@ def _edited_row(
     pieces: list[str] = []
     at = 0
     for place, match in enumerate(matches):
-        old = match.group()
-        pieces += [line[at : match.start()], f"{new[place]:>{len(old)}}" if place in new else old]
+        gap, old = line[at : match.start()], match.group()
+        value = f"{new[place]:>{len(old)}}" if place in new else old
+        # Columns stay in line: a longer value grows to the left as far as the gap before it allows.
+        spare = len(gap) - len(gap.rstrip(" ")) - (at > 0)
+        pieces += [gap[: len(gap) - max(0, min(len(value) - len(old), spare))], value]
         at = match.end()
     pieces += [f" {value:>{_NEW_VALUE_WIDTH}}" for value in behind]
     return "".join([*pieces, line[at:]])

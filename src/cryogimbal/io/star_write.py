@@ -85,6 +85,15 @@ def write_particles(
     values = {**_angle_columns(poses), **_origin_columns(table, poses)}
     if half_set is not None:
         values |= half_set_columns(half_set)
+    write_table(path, table, values)
+
+
+def write_table(path: Path, table: StarTable, values: Mapping[str, Sequence[str]]) -> None:
+    """Write a table as it was read, with some columns replaced or added.
+
+    Paths of images follow as :func:`write_particles` says; ``values`` has a text for each row.
+    """
+    values = dict(values)
     if table.image_files:
         names = _names_to_be_found(path, table)
         if names is not None:
