@@ -145,7 +145,7 @@ def test_given_shifts_that_are_not_given(
 ) -> None:
     options = ("--out", tmp_path / "run", "--shifts", "given")
     message = refused(capsys, "reconstruct", simulated / "particles.star", *options)
-    assert_says(message, "particles.star", "origins", "found none", "--shifts none")
+    assert_says(message, "particles.star", "origins", "found none", "--shifts estimate")
 
 
 @pytest.mark.parametrize(

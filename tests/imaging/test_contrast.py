@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from cryogimbal.imaging.contrast import (
     measure_contrast,
 )
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.io.star import read_particles
 from cryogimbal.rotations import random_rotations
 from tests.imaging.gaussian_phantom import GaussianPhantom
 from tests.imaging.optics_values import in_float32, random_ctf
@@ -162,3 +164,19 @@ def test_z_is_the_excess_in_deviations_of_a_fair_coin(
     assert found.z == pytest.approx(z)
     assert found.is_certain is is_certain
     assert contrast_to_sign(found.contrast) == math.copysign(1.0, z)
+
+
+@pytest.mark.parametrize(
+    ("table", "n_images", "n_light"),
+    [
+        # Declared light in its .cs file, and measurably dark.
+        ("cryodrgn/empiar_10076_7.star", 7, 0),
+        ("aspire/sample_particles_relion30.star", 17, 17),
+    ],
+)
+def test_real_images_vote_as_one(
+    reference_data: Path, table: str, n_images: int, n_light: int
+) -> None:
+    stack, _ = read_particles(reference_data / "particles" / table)
+    found = measure_contrast(stack)
+    assert (found.n_images, found.n_light) == (n_images, n_light)
