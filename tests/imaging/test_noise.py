@@ -1,5 +1,7 @@
 """Noise is measured as it was made, and divided out of rows and CTFs alike."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,12 @@ from torch import Tensor
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import hartley_to_image
-from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel, shell_mean
+from cryogimbal.imaging.noise import (
+    BackgroundSpectrum,
+    NoiseModel,
+    excess_of_power,
+    shell_mean,
+)
 from cryogimbal.imaging.spectra import background_mask, background_window
 from tests.small_particles import blob_density, simulate_spectra
 
@@ -74,6 +81,24 @@ def test_a_subset_follows_later_changes_of_the_spectrum_and_keeps_its_scales(
     apart = noise.copy()
     apart.enter(2 * variance)
     assert torch.equal(noise.variance, variance)
+
+
+def test_images_that_stand_out_count_for_less(box: int, generator: torch.Generator) -> None:
+    power = 1 + 0.1 * torch.randn(300, generator=generator)
+    power[7], power[200] = 5.0, 40.0
+    excess = excess_of_power(power)
+    usual = power.median()
+    assert float(excess[7]) == pytest.approx(float(5 / usual))
+    assert float(excess[200]) == pytest.approx(float(40 / usual))
+    assert int((excess > 1).sum()) == 2
+    group = torch.zeros(300, dtype=torch.long)
+    noise = replace(NoiseModel.white(300, box, group), excess=excess)
+    weight = noise.weight(torch.tensor([200, 1]), make_disc(box, 4.0))
+    torch.testing.assert_close(weight[0], excess[200].rsqrt().expand(weight.shape[1]))
+    assert bool((weight[1] == 1).all())
+    few = noise.subset(torch.tensor([7]))
+    assert few.excess is not None
+    assert torch.equal(few.excess, excess[7:8])
 
 
 def test_shell_means_are_those_of_the_shells(box: int, generator: torch.Generator) -> None:

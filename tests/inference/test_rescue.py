@@ -6,11 +6,11 @@ from torch import Tensor
 from cryogimbal.imaging.pose_fit import pose_fits
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, prepared_density
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.rescue import misfits, rescue_outliers
+from cryogimbal.inference.rescue import MOST_SEARCHES, OutlierSearch, misfits, search_again
 from cryogimbal.rotations import geodesic_distance_deg, random_rotations
 from tests.small_particles import blob_density, simulate_spectra
 
@@ -51,8 +51,7 @@ def test_they_get_challengers_that_win_and_the_others_are_left_alone(
     searched = misfits(spectra, density, table, SEARCH.radius)
     untouched = torch.ones(N, dtype=torch.bool)
     untouched[searched] = False
-    budget = MemoryBudget.of_mebibytes(100)
-    assert rescue_outliers(spectra, density, table, SEARCH, budget) == len(searched)
+    search_again(spectra, density, table, searched, SEARCH, MemoryBudget.of_mebibytes(100))
     assert torch.equal(table.best(), wrong)
     assert torch.equal(
         table.weight[untouched], torch.tensor([[1.0, 0.0]]).repeat(len(truth), 1)[untouched]
@@ -71,5 +70,29 @@ def test_nothing_to_rescue_is_none(generator: torch.Generator) -> None:
     spectra, density, truth, _ = images_with_wrong_poses(generator)
     few = spectra.subset(torch.arange(2))
     table = PoseTable.starting_at(truth[:2])
-    budget = MemoryBudget.of_mebibytes(100)
-    assert rescue_outliers(few, density, table, SEARCH, budget) == 0
+    nobody = torch.zeros(0, dtype=torch.long)
+    search_again(few, density, table, nobody, SEARCH, MemoryBudget.of_mebibytes(100))
+    assert torch.equal(table.best(), truth[:2])
+
+
+def test_an_image_is_searched_no_more_often_than_it_is_worth(generator: torch.Generator) -> None:
+    spectra, density, _, wrong = images_with_wrong_poses(generator)
+    volume = HartleyVolume(GridGeometry(box=20, radius=10.0, oversampling=2))
+    volume.set_spectrum(volume.geometry.grid_of_density(density))
+    outliers = OutlierSearch(spectra, volume, SEARCH, MemoryBudget.of_mebibytes(100))
+
+    def found() -> int:
+        # The poses stay as wrong as they are.
+        table = PoseTable(
+            rotation=wrong[:, None].repeat(1, 2, 1, 1),
+            weight=torch.tensor([[1.0, 0.0]]).repeat(N, 1),
+        )
+        return outliers.rescue(table, 8.0)
+
+    first = found()
+    assert first >= 0.75 * N_WRONG
+    again = OutlierSearch(spectra, volume, SEARCH, MemoryBudget.of_mebibytes(100))
+    again.load_state_dict(outliers.state_dict())
+    outliers = again
+    assert [found() for _ in range(MOST_SEARCHES - 1)] == [first] * (MOST_SEARCHES - 1)
+    assert found() == 0

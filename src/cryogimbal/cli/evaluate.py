@@ -121,6 +121,8 @@ def _print(evaluation: Evaluation, run: RunFolder) -> None:
         table.add_row("shift error, median", f"{shift:.2f} Å")
         view = found["view_direction_error_median_deg"]
         table.add_row("view direction error, median", f"{view:.2f}°")
+        shift = found["shift_error_median_angstrom"]
+        table.add_row("shift error, median", f"{shift:.2f} Å")
     if fsc is not None:
         for threshold in (0.5, 0.143):
             note = "" if fsc.crosses(threshold) else " (all shells above)"

@@ -16,6 +16,7 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.spectra import ParticleSpectra, Preprocessing, read_spectra, working_box_for
+from cryogimbal.inference.centring import centre_in_place
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import StartingPoint
 from cryogimbal.io.mrc import read_density
@@ -36,7 +37,8 @@ class PreparedInput:
     start: StartingPoint
     contrast: ContrastDecision
     shift_angstrom: Float[Tensor, "particle 2"]
-    """Displacements the images were centred by beforehand; zero where none were given."""
+    """Displacements that the images have been moved back by before the search: given ones, or first
+    estimates."""
     half_sets: HalfSets
     mask: DensityMap | None
     """What half-maps are compared in; none: made from the map."""
@@ -73,9 +75,16 @@ def prepare(
         ),
         device,
     )
+    shift_sd_box = None
+    if config.shift_range_box > 0 and config.initial_poses is None:
+        centres = centre_in_place(spectra, config.shift_range_box)
+        width_angstrom = spectra.disc.box * spectra.pixel_size_angstrom
+        shift = shift + centres.shift_box.cpu() * width_angstrom
+        shift_sd_box = float(centres.variance_box2.mean().sqrt())
     start = StartingPoint(
         density=_initial_density(config.initial_map, spectra),
         poses=_initial_poses(config.initial_poses, len(stack)),
+        shift_sd_box=shift_sd_box,
     )
     return PreparedInput(
         stack=stack,

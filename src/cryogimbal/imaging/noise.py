@@ -16,6 +16,10 @@ from cryogimbal.fourier.transforms import image_to_hartley
 
 # No shell is trusted beyond this, in units of the variance of the background.
 LEAST_VARIANCE = 1e-3
+# Robust standard deviations above the median image at which power counts as somebody else's.
+OUTLIER_DEVIATIONS = 5.0
+# Standard deviation of a normal distribution over its median absolute deviation.
+NORMAL_OVER_MAD = 1.4826
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,8 @@ class NoiseModel:
     """Strength of each particle's signal beside that of the others, 1 for a usual one."""
     group: Int[Tensor, " particle"]
     """Optics group of each particle, from 0."""
+    excess: Float[Tensor, " particle"] | None = None
+    """Variance of each image's noise beside that of its group, 1 for a usual one; none: all are."""
     estimated: bool = True
     """Whether variance and scale are to be made better."""
 
@@ -48,13 +54,19 @@ class NoiseModel:
     def weight(
         self, index: Int[Tensor, " batch"], disc: Disc
     ) -> Float[Tensor, "batch coefficient"]:
-        """One over the noise's standard deviation, for every coefficient of some particles."""
+        """One over the noise's standard deviation, for every coefficient of some particles.
+
+        The last shell stands for all beyond it.
+        """
         per_shell = self.variance[self.group[index]].rsqrt()
-        return per_shell[:, disc.shell_per_coefficient]
+        if self.excess is not None:
+            per_shell = per_shell * self.excess[index].rsqrt()[:, None]
+        return per_shell[:, disc.shell_per_coefficient.clamp(max=per_shell.shape[1] - 1)]
 
     def subset(self, index: Int[Tensor, " chosen"]) -> "NoiseModel":
         """Of the chosen particles; the variance stays that of all, later changes included."""
-        return replace(self, scale=self.scale[index], group=self.group[index])
+        excess = None if self.excess is None else self.excess[index]
+        return replace(self, scale=self.scale[index], group=self.group[index], excess=excess)
 
     def copy(self) -> "NoiseModel":
         """The same values, which change apart from these."""
@@ -67,6 +79,7 @@ class NoiseModel:
             variance=self.variance.to(device),
             scale=self.scale.to(device),
             group=self.group.to(device),
+            excess=None if self.excess is None else self.excess.to(device),
         )
 
     def enter(self, variance: Float[Tensor, "group shell"]) -> None:
@@ -116,6 +129,17 @@ class BackgroundSpectrum:
         # The background's own mean has been subtracted, which says nothing of that of the image.
         found[:, 0] = found[:, 1]
         return found[:, :n_shells].float()
+
+
+def excess_of_power(power: Float[Tensor, " particle"]) -> Float[Tensor, " particle"]:
+    """How much noisier than the others images are whose power stands out: bright spots, edges of frames.
+
+    A few of them would rule every average over the stack.
+    """
+    usual = power.median()
+    spread = NORMAL_OVER_MAD * (power - usual).abs().median()
+    stands_out = power > usual + OUTLIER_DEVIATIONS * spread
+    return torch.where(stands_out, power / usual, 1.0)
 
 
 def shell_mean(

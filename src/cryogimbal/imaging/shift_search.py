@@ -6,6 +6,7 @@ For an image H with CTF C and a slice S, the part of the log-likelihood that a s
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,10 @@ from cryogimbal.imaging.volume import Decoder
 # which lie well below the limit, are off by an eighth of a period at most.
 SPACING_PERIODS = 0.3
 HYPOTHESES_AT_ONCE = 8192
+# A mean slice is told apart from itself by less than the spacing that a search needs.
+GRID_OVERSAMPLING = 2
+# How far beyond the usual a grid of displacements reaches.
+TAIL = 1.5
 
 
 def shift_grid(range_box: float, radius: float) -> Float[Tensor, "shift 2"]:
@@ -76,25 +81,44 @@ def best_shifts(
     return best if hypotheses.shift_box is None else best + hypotheses.shift_box
 
 
+@dataclass(frozen=True, kw_only=True)
+class Centres:
+    """Where particles are expected to be, and how far from there they are on average."""
+
+    shift_box: Float[Tensor, "batch 2"]
+    """Posterior mean of the displacement (x, y) in fractions of the box."""
+    variance_box2: Float[Tensor, " batch"]
+    """Posterior variance per axis."""
+
+
 def centres_by_mean_slice(
     batch: ParticleBatch,
     mean_slice: Float[Tensor, " coefficient"],
     power: Float[Tensor, " coefficient"],
-    shifts: Float[Tensor, "shift 2"],
-) -> Float[Tensor, "batch 2"]:
+    range_box: float,
+) -> Centres:
     """Displacement of each particle by correlation with the mean over all orientations.
 
     What an orientation adds to the mean counts as noise of variance ``C^2 power`` beside that of the
-    image, which is 1. Good to a pixel or two; poses need not be known.
+    image, which is 1; displacements are normal beforehand with a deviation of half the range per axis.
+    Of an image that says little the posterior mean is near 0, so that it cannot do harm.
 
     Parameters
     ----------
     mean_slice, power
         Mean over orientations of the slices of a map, and what they vary by (mean square).
+    range_box
+        Largest usual displacement as a fraction of the box.
     """
+    radius = GRID_OVERSAMPLING * float(batch.disc.radius_per_coefficient[-1])
+    shifts = shift_grid(TAIL * range_box, radius).to(batch.observed.device)
     weight = batch.ctf * mean_slice / (1 + batch.ctf.square() * power)
     products = torch.cat([batch.observed * weight, batch.observed * mirror_row(weight)], dim=1)
-    return shifts[(products @ _waves(shifts, batch.disc)).argmax(dim=1)]
+    log_prior = -shifts.square().sum(1) / (2 * (range_box / 2) ** 2)
+    posterior = torch.softmax(products @ _waves(shifts, batch.disc) + log_prior, dim=1)
+    mean = posterior @ shifts
+    spread = posterior @ shifts.square().sum(1) - mean.square().sum(1)
+    return Centres(shift_box=mean, variance_box2=spread.clamp_min(0) / 2)
 
 
 def _waves(shifts: Tensor, disc: Disc) -> Float[Tensor, "twice_coefficient shift"]:

@@ -24,13 +24,15 @@ from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ParticleBatch
-from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel
+from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel, excess_of_power
 from cryogimbal.imaging.shifts import shift_row
 
 READ_BATCH = 256
 # Least deviation of the background beside that of the whole image; real ones are near 1.
 FAINTEST_BACKGROUND = 1e-6
 WINDOW_EDGE_PX = 4.0
+# What is in an image beside its particle shows below this, in cycles per box.
+POWER_RADIUS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,7 @@ def read_spectra(
     model = NoiseModel.white(len(stack), working_box, stack.optics_index)
     if how.noise == "estimate":
         model = replace(model, variance=seen.variance(working_box // 2 + 1), estimated=True)
+        model = replace(model, excess=excess_of_power(_low_power(rows, disc, model)))
     return ParticleSpectra(
         disc=disc.to(device),
         rows=rows.to(device),
@@ -148,6 +151,19 @@ def read_spectra(
         pixel_size_angstrom=pixel_size,
         noise=model.to(device),
     )
+
+
+def _low_power(
+    rows: Float[Tensor, "particle coefficient"], disc: Disc, noise: NoiseModel
+) -> Float[Tensor, " particle"]:
+    """Mean square of each image in units of the noise, at low frequencies but for the mean."""
+    low = disc.truncate(POWER_RADIUS)
+    index = torch.arange(len(rows))
+    power = [
+        (rows[part, 1 : low.n_coefficients] * noise.weight(part, low)[:, 1:]).square().mean(1)
+        for part in index.split(READ_BATCH)
+    ]
+    return torch.cat(power)
 
 
 def background_mask(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from cryogimbal.data.particles import ParticleStack
@@ -78,9 +78,10 @@ def centred_batches(
         rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
         ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
         if reading.noise is not None:
-            whiten = _whitening(reading.noise, disc)[stack.optics_index[part]]
-            scale = reading.noise.scale[part.to(reading.noise.scale.device)].to(disc.device)
-            rows, ctf = rows * whiten, ctf * whiten * scale[:, None]
+            noise = reading.noise.to(disc.device)
+            chosen = part.to(disc.device)
+            whiten = noise.weight(chosen, disc)
+            rows, ctf = rows * whiten, ctf * whiten * noise.scale[chosen][:, None]
         yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
 
 
@@ -107,8 +108,3 @@ def sum_stack(
         for turned in turned_off_grid(Hypotheses(rotation=rotation, image=image), group):
             statistics.add_hypotheses(batch, turned, one, geometry.oversampling)
     return sum_on_grid(statistics, group)
-
-
-def _whitening(noise: NoiseModel, disc: Disc) -> Float[Tensor, "group coefficient"]:
-    shell = disc.shell_per_coefficient.clamp(max=noise.variance.shape[1] - 1)
-    return noise.variance.to(disc.device).rsqrt()[:, shell]

@@ -279,7 +279,8 @@ class ReconstructionConfig:
     """Find each particle's displacement from the centre of its image, take it from the origins in the
     table, or take particles as centred."""
     shift_range: float = 0.1
-    """Largest displacement that a search looks for, as a fraction of the box."""
+    """Largest displacement that a search looks for, as a fraction of the box: by the average image
+    first, and around what that has found afterwards."""
     noise: Literal["estimate", "white"] = "estimate"
     """Measure the noise's spectrum, first on the background and then on what the map leaves of the
     images, and each particle's strength; or take noise as white and particles as equally strong."""

@@ -104,14 +104,12 @@ def centring_by_mean_slice(
     """First estimates of where the particles are, from the map and no pose."""
     disc = encoder.disc
     mean_slice, power = mean_slice_of(spectra, density, disc)
-    shifts = shift_grid(range_box, disc.radius).to(spectra.device)
     found = [
-        centres_by_mean_slice(spectra.batch(index, disc.radius), mean_slice, power, shifts)
+        centres_by_mean_slice(spectra.batch(index, disc.radius), mean_slice, power, range_box)
         for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE)
     ]
-    return Centring(
-        start_box=torch.cat(found), range_box=min(range_box, NEAR_PERIODS / disc.radius)
-    )
+    start = torch.cat([part.shift_box for part in found])
+    return Centring(start_box=start, range_box=min(range_box, NEAR_PERIODS / disc.radius))
 
 
 def _band_limits(network_radius: float, full: float) -> tuple[float, float, float]:

@@ -78,12 +78,13 @@ class GaussNewtonSteps:
         return self._outliers.rescue(table, radius)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The damping of each hypothesis."""
-        return {"damping": self._damping}
+        """The damping of each hypothesis, and what is known of outliers."""
+        return {"damping": self._damping, **self._outliers.state_dict()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue with the damping of a checkpoint."""
         self._damping = state["damping"].to(self._damping.device)
+        self._outliers.load_state_dict(state)
 
 
 class AdamSteps:

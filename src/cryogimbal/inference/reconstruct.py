@@ -72,6 +72,9 @@ class StartingPoint:
     """At the working box, in any scale."""
     poses: PoseSet | None = None
     """Shifts count only where they are estimated."""
+    shift_sd_box: float | None = None
+    """How far particles are from their centres, per axis (standard deviation as a fraction of the box),
+    where shifts are estimated and that is known; none: anywhere within the range of the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,9 @@ class ReconstructionRun:
         self._spectra = spectra
         self._config = config
         self._budget = MemoryBudget.of_mebibytes(config.posterior.memory_mib)
-        self._factory = StageFactory(spectra=spectra, config=config, budget=self._budget)
+        self._factory = StageFactory(
+            spectra=spectra, config=config, budget=self._budget, shift_sd_box=start.shift_sd_box
+        )
         self._volume = self._factory.decoding_volume()
         self._table: PoseTable | None = None
         self._encoder: RowEncoder | None = None

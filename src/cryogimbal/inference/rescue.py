@@ -23,6 +23,8 @@ OUTLIER_DEVIATIONS = 1.5
 # Standard deviation of a normal distribution over its median absolute deviation.
 NORMAL_OVER_MAD = 1.4826
 IMAGES_AT_ONCE = 1024
+# What was not found in so many searches is not there to be found: most outliers are chance or junk.
+MOST_SEARCHES = 3
 
 
 class OutlierSearch:
@@ -40,32 +42,45 @@ class OutlierSearch:
         self._volume = volume
         self._search = search
         self._budget = budget
+        self._n_searches = torch.zeros(len(spectra), dtype=torch.int32, device=spectra.device)
 
     def rescue(self, table: PoseTable, radius: float) -> int:
-        """Search outliers anew with the volume as it is; returns how many there were."""
+        """Search outliers anew with the volume as it is; returns how many were searched."""
         search = replace(
             self._search,
             radius=min(radius, self._search.radius),
             n_modes=max(1, table.weight.shape[1] - 1),
         )
-        return rescue_outliers(self._spectra, self._volume.density(), table, search, self._budget)
+        density = self._volume.density()
+        index = misfits(self._spectra, density, table, search.radius)
+        index = index[self._n_searches[index] < MOST_SEARCHES]
+        self._n_searches[index] += 1
+        search_again(self._spectra, density, table, index, search, self._budget)
+        return len(index)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How often each image has been searched."""
+        return {"n_searches": self._n_searches}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint."""
+        self._n_searches = state["n_searches"].to(self._spectra.device)
 
 
-def rescue_outliers(
+def search_again(
     spectra: ParticleSpectra,
     density: Float[Tensor, "box box box"],
     table: PoseTable,
+    index: Int[Tensor, " outlier"],
     search: ModeSearch,
     budget: MemoryBudget,
-) -> int:
-    """Search the images whose best pose fits far worse than others' do; returns how many.
+) -> None:
+    """Search some images over all orientations.
 
     What is found stands beside the pose that the image had, until both have been compared.
     """
-    index = misfits(spectra, density, table, search.radius)
     if len(index) > 0:
         table.challenge(index, find_modes(spectra.subset(index), density, search, budget))
-    return len(index)
 
 
 def misfits(

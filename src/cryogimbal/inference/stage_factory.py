@@ -48,6 +48,8 @@ DEFAULT_MASK_FRACTION = 0.9
 MASK_EDGE_VOXELS = 3.0
 # Passes at the full band limit in which the encoder's proposals are compared with the poses found.
 CLOSING_EPOCHS = 2
+# A first map needs most particles, poses are wanted of all.
+FIRST_SEARCH_DEVIATIONS, SEARCH_DEVIATIONS = 2.0, 3.0
 # A search of outliers needs no more than this to tell modes apart (cycles per box).
 RESCUE_RADIUS = 12.0
 # Standard deviation of a normal distribution over its median absolute deviation.
@@ -68,6 +70,9 @@ class StageFactory:
     budget: MemoryBudget
     group: SymmetryGroup = NO_SYMMETRY
     """Imposed on the particle, whose axes are the frame's."""
+
+    shift_sd_box: float | None = None
+    """How far particles are from their centres, per axis; none: not known."""
 
     def mask(self) -> Float[Tensor, "box box box"]:
         """Soft sphere that the particle is taken to lie in."""
@@ -115,7 +120,7 @@ class StageFactory:
             config,
             seed,
             budget=self.budget,
-            shift_range_box=self.config.shift_range_box,
+            shift_range_box=self._shift_range_box(FIRST_SEARCH_DEVIATIONS),
         )
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
@@ -199,8 +204,15 @@ class StageFactory:
             radius=radius,
             n_side=self.config.posterior.mode_n_side,
             n_modes=self.config.auto_decoding.hypotheses,
-            shift_range_box=self.config.shift_range_box,
+            shift_range_box=self._shift_range_box(SEARCH_DEVIATIONS),
         )
+
+    def _shift_range_box(self, deviations: float) -> float:
+        """How far around its centre a particle is searched, as a fraction of the box."""
+        largest = self.config.shift_range_box
+        if self.shift_sd_box is None:
+            return largest
+        return min(largest, deviations * self.shift_sd_box)
 
     def _centring_error_box(
         self, encoder: RowEncoder, density: Float[Tensor, "box box box"], table: PoseTable

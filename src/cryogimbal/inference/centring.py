@@ -1,0 +1,70 @@
+"""Particles brought near the centres of their images before anything is known of poses or map.
+
+The average of all images, freed of the CTF and made round, is what a particle looks like from nowhere in
+particular; where an image agrees with it is about where its particle is. On images of the 70S (64
+pixels, SNR 0.1) this took displacements of 4.2 pixels (rms) to 1.8. Doing it again with the average of
+the centred images made it worse: noise that agreed with the average has been taken into it.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cryogimbal.fourier.disc import Disc
+from cryogimbal.imaging.noise import shell_mean
+from cryogimbal.imaging.shift_search import Centres, centres_by_mean_slice
+from cryogimbal.imaging.shifts import shift_row
+from cryogimbal.imaging.spectra import ParticleSpectra
+
+# Beyond this (cycles per box) a round average has nothing left to tell.
+BAND_LIMIT = 8.0
+IMAGES_AT_ONCE = 1024
+
+
+@torch.no_grad()
+def centre_in_place(spectra: ParticleSpectra, range_box: float) -> Centres:
+    """Move every image by where its particle is expected to be.
+
+    Parameters
+    ----------
+    spectra
+        Their rows are changed.
+    range_box
+        Largest usual displacement, as a fraction of the box.
+
+    Returns
+    -------
+    Centres
+        What the images were moved back by, to be added to what is found later, and how far from
+        there they may be.
+    """
+    disc = spectra.disc.truncate(min(BAND_LIMIT, spectra.disc.radius))
+    mean_slice, power = _round_average(spectra, disc)
+    shift = torch.empty(len(spectra), 2, device=spectra.device)
+    variance = torch.empty(len(spectra), device=spectra.device)
+    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
+        batch = spectra.batch(index, disc.radius)
+        found = centres_by_mean_slice(batch, mean_slice, power, range_box)
+        shift[index], variance[index] = found.shift_box, found.variance_box2
+        spectra.rows[index] = shift_row(spectra.rows[index], -found.shift_box, spectra.disc)
+    return Centres(shift_box=shift, variance_box2=variance)
+
+
+def _round_average(
+    spectra: ParticleSpectra, disc: Disc
+) -> tuple[Float[Tensor, " coefficient"], Float[Tensor, " coefficient"]]:
+    """Mean of the slices behind all images over each shell, and what slices vary by about it.
+
+    With ``H = C S + N(0, 1)``: ``<S> = <C H> / <C^2>`` and ``<S^2> = <H^2 - 1> / <C^2>``.
+    """
+    data, squares, weight = torch.zeros(3, disc.n_coefficients, device=spectra.device)
+    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
+        batch = spectra.batch(index, disc.radius)
+        data += (batch.ctf * batch.observed).sum(0)
+        squares += (batch.observed.square() - 1).sum(0)
+        weight += batch.ctf.square().sum(0)
+    per_shell = shell_mean(weight, disc)
+    mean = shell_mean(data, disc) / per_shell
+    varies = (shell_mean(squares, disc) / per_shell - mean.square()).clamp_min(0)
+    shell = disc.shell_per_coefficient
+    return mean[shell], varies[shell]

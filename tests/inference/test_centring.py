@@ -1,0 +1,56 @@
+"""Particles are found near the middle of their images by the average image alone."""
+
+import torch
+
+from cryogimbal.data.poses import PoseSet
+from cryogimbal.evaluation.pose_error import pose_errors
+from cryogimbal.imaging.shifts import shift_row
+from cryogimbal.inference.centring import centre_in_place
+from tests.small_particles import PIXEL_SIZE_ANGSTROM, simulate_spectra
+
+
+def globule(box: int) -> torch.Tensor:
+    """A slightly lopsided round particle."""
+    axis = torch.arange(box) - box // 2
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    density = torch.zeros(box, box, box)
+    for dx, weight in ((-0.06, 1.0), (0.08, 0.6)):
+        squared = (x - dx * box) ** 2 + (y - dx * box / 2) ** 2 + z**2
+        density += weight * torch.exp(-squared / (2 * (0.1 * box) ** 2))
+    return density
+
+
+def test_most_of_the_displacement_is_found(box: int, generator: torch.Generator) -> None:
+    shift = 0.06 * torch.randn(600, 2, generator=generator).clamp(-1.5, 1.5)
+    spectra, rotation = simulate_spectra(
+        globule(box), 600, generator, signal_to_noise=0.2, shift_box=shift
+    )
+    width = box * PIXEL_SIZE_ANGSTROM
+    before = spectra.rows.clone()
+    centres = centre_in_place(spectra, 0.15)
+    found = centres.shift_box
+    torch.testing.assert_close(
+        spectra.rows, shift_row(before, -found, spectra.disc), atol=1e-5, rtol=1e-4
+    )
+    truth = PoseSet(rotation=rotation, shift_angstrom=shift * width)
+    nothing = PoseSet(rotation=rotation, shift_angstrom=torch.zeros(600, 2))
+    centred = PoseSet(rotation=rotation, shift_angstrom=found * width)
+    left, all_of_it = (
+        pose_errors(poses, truth).shift_error_angstrom.square().mean().sqrt()
+        for poses in (centred, nothing)
+    )
+    assert left < 0.6 * all_of_it
+    # Per axis; what is told of the error is about what it is.
+    told = float(centres.variance_box2.mean().sqrt()) * width
+    assert 0.6 < told / (float(left) / 2**0.5) < 1.6
+
+
+def test_images_that_say_nothing_are_left_where_they_are(
+    box: int, generator: torch.Generator
+) -> None:
+    shift = 0.04 * torch.randn(200, 2, generator=generator)
+    spectra, _ = simulate_spectra(
+        globule(box), 200, generator, signal_to_noise=1e-5, shift_box=shift
+    )
+    found = centre_in_place(spectra, 0.1).shift_box
+    assert float(found.square().mean().sqrt()) < 0.5 * float(shift.square().mean().sqrt())
