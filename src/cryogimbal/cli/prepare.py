@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
@@ -33,13 +33,23 @@ class PreparedInput:
     stack: ParticleStack
     table: StarTable
     spectra: ParticleSpectra
+    """Of all particles; where the halves are searched apart, of those of half 1."""
     start: StartingPoint
     contrast: ContrastDecision
+    preprocessing: Preprocessing
+    """How all particles are read."""
     shift_angstrom: Float[Tensor, "particle 2"]
     """Displacements the images were centred by beforehand; zero where none were given."""
     half_sets: HalfSets
     mask: DensityMap | None
     """What half-maps are compared in; none: made from the map."""
+
+    @property
+    def searched(self) -> Int[Tensor, " chosen"]:
+        """Particles that the spectra are of."""
+        if self.half_sets.poses == "independent":
+            return self.half_sets.index(1)
+        return torch.arange(len(self.stack))
 
 
 def prepare(
@@ -62,17 +72,16 @@ def prepare(
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
     shift = centring_shifts(stack, table_path, config)
     contrast = decide_contrast(stack, config)
-    spectra = read_spectra(
-        stack,
-        box,
-        Preprocessing(
-            particle_diameter_angstrom=config.particle_diameter,
-            centring_shift_angstrom=shift if bool(shift.any()) else None,
-            contrast_sign=contrast.sign,
-            noise=config.noise,
-        ),
-        device,
+    how = Preprocessing(
+        particle_diameter_angstrom=config.particle_diameter,
+        centring_shift_angstrom=shift if bool(shift.any()) else None,
+        contrast_sign=contrast.sign,
+        noise=config.noise,
     )
+    if config.half_sets == "independent":
+        spectra = read_part(stack, half_sets.index(1), box, how, device)
+    else:
+        spectra = read_spectra(stack, box, how, device)
     start = StartingPoint(
         density=_initial_density(config.initial_map, spectra),
         poses=_initial_poses(config.initial_poses, len(stack)),
@@ -83,10 +92,30 @@ def prepare(
         spectra=spectra,
         start=start,
         contrast=contrast,
+        preprocessing=how,
         shift_angstrom=shift,
         half_sets=half_sets,
         mask=mask,
     )
+
+
+def read_part(
+    stack: ParticleStack,
+    index: Int[Tensor, " chosen"],
+    box: int,
+    how: Preprocessing,
+    device: torch.device,
+) -> ParticleSpectra:
+    """Spectra of some particles, with the noise that these alone show.
+
+    Raises
+    ------
+    InputError
+        If an image cannot be used.
+    """
+    shift = how.centring_shift_angstrom
+    part = replace(how, centring_shift_angstrom=None if shift is None else shift[index])
+    return read_spectra(stack[index], box, part, device)
 
 
 def device_named(name: str) -> torch.device:

@@ -78,9 +78,9 @@ def centred_batches(
         rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
         ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
         if reading.noise is not None:
-            whiten = _whitening(reading.noise, disc)[stack.optics_index[part]]
-            scale = reading.noise.scale[part.to(reading.noise.scale.device)].to(disc.device)
-            rows, ctf = rows * whiten, ctf * whiten * scale[:, None]
+            noise = reading.noise.subset(part.to(reading.noise.group.device)).to(disc.device)
+            whiten = _whitening(noise, disc)[noise.group]
+            rows, ctf = rows * whiten, ctf * whiten * noise.scale[:, None]
         yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
 
 
@@ -111,4 +111,4 @@ def sum_stack(
 
 def _whitening(noise: NoiseModel, disc: Disc) -> Float[Tensor, "group coefficient"]:
     shell = disc.shell_per_coefficient.clamp(max=noise.variance.shape[1] - 1)
-    return noise.variance.to(disc.device).rsqrt()[:, shell]
+    return noise.variance.rsqrt()[:, shell]

@@ -17,6 +17,7 @@ from torch import Tensor
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.fsc import FscCurve
+from cryogimbal.evaluation.half_alignment import HalfAlignment
 from cryogimbal.fourier.resample import centred_by_mass
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
@@ -86,6 +87,8 @@ class Reconstruction:
     """Of the images, and the scale of each particle."""
     encoder: RowEncoder | None
     """Taught from the density; none where that was not asked for."""
+    half_alignment: HalfAlignment | None = None
+    """How the second of two independent halves was brought to the frame of the first."""
 
 
 class ReconstructionRun:
