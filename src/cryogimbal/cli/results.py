@@ -65,6 +65,7 @@ def write_results(
     return {
         **summary_of_maps(maps, prepared.half_sets.sizes),
         "half_alignment": result.half_alignment and result.half_alignment.to_dict(),
+        **result.symmetry.to_dict(),
         "final_loss": epochs[-1]["loss"],
         "switches": [record for record in records if record["type"] == "switch"],
     }

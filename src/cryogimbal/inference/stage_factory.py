@@ -21,14 +21,14 @@ from cryogimbal.inference.auto_encoding import AutoEncoding
 from cryogimbal.inference.config import BandConfig, ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.grid_search import density_of_poses
-from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
+from cryogimbal.inference.head_training import HeadTraining, RenderedPoses, new_row_encoder
 from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, find_modes
 from cryogimbal.inference.pose_inference import centring_by_mean_slice
 from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.posterior_search import PosteriorSearch
+from cryogimbal.inference.posterior_search import PoseSpace, PosteriorSearch
 from cryogimbal.inference.rescue import OutlierSearch
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
@@ -115,7 +115,7 @@ class StageFactory:
             config,
             seed,
             budget=self.budget,
-            shift_range_box=self.config.shift_range_box,
+            space=PoseSpace(shift_range_box=self.config.shift_range_box, group=self.group),
         )
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
@@ -153,7 +153,10 @@ class StageFactory:
             density,
             self.config.head_training,
             self.config.seed,
-            centring_error_box=self._centring_error_box(encoder, density, table),
+            RenderedPoses(
+                centring_error_box=self._centring_error_box(encoder, density, table),
+                group=self.group,
+            ),
         )
 
     def table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
@@ -200,6 +203,7 @@ class StageFactory:
             n_side=self.config.posterior.mode_n_side,
             n_modes=self.config.auto_decoding.hypotheses,
             shift_range_box=self.config.shift_range_box,
+            group=self.group,
         )
 
     def _centring_error_box(
