@@ -29,6 +29,7 @@ from cryogimbal.io.memory import available_bytes
 from cryogimbal.io.mrc import write_density
 from cryogimbal.io.resolution_files import write_fsc_star, write_fsc_xml
 from cryogimbal.io.run_folder import RunFolder
+from cryogimbal.symmetry import SymmetryGroup
 
 # Other programs want some memory too.
 SHARE_OF_MEMORY = 0.75
@@ -76,16 +77,16 @@ def box_of_final_maps(prepared: PreparedInput, config: ReconstructionConfig) -> 
 
 def make_final_maps(
     prepared: PreparedInput,
-    found: tuple[PoseSet, NoiseModel],
+    found: tuple[PoseSet, NoiseModel, SymmetryGroup],
     box: int,
     config: ReconstructionConfig,
     watch: Callable[[], None],
 ) -> FinalMaps:
-    """Half-maps, joint map and their correlation, of what has been found of poses and noise.
+    """Half-maps, joint map and their correlation, of the poses, noise and symmetry that have been found.
 
     ``watch`` is called whenever images are read.
     """
-    poses, noise = found
+    poses, noise, group = found
     mask = prepared.mask
     if mask is not None and mask.box != box:
         width = mask.box * mask.voxel_size_angstrom
@@ -101,6 +102,7 @@ def make_final_maps(
         ),
         mask=mask,
         config=config.final,
+        group=group,
     )
     stack: ParticleStack = replace(
         prepared.stack, images=WatchedImages(source=prepared.stack.images, watch=watch)

@@ -168,7 +168,7 @@ def _final_maps(
     console.print(
         f"final maps of {box}³ voxels from all {len(prepared.stack):,} images, read again"
     )
-    found = (found_poses(prepared, result), result.noise)
+    found = (found_poses(prepared, result), result.noise, result.symmetry.group)
 
     def watch() -> None:
         signals.raise_if_received("the search is done and kept; cryogimbal resume makes the maps")

@@ -44,6 +44,7 @@ from cryogimbal.inference.row_encoder import (
 )
 from cryogimbal.inference.stage_factory import StageFactory
 from cryogimbal.inference.symmetry_imposition import (
+    NOTHING_IMPOSED,
     Imposition,
     density_on_axes,
     table_on_axes,
@@ -98,7 +99,8 @@ class Reconstruction:
     """Of the images, and the scale of each particle."""
     encoder: RowEncoder | None
     """Taught from the density; none where that was not asked for."""
-    symmetry: Imposition
+    symmetry: Imposition = NOTHING_IMPOSED
+    """The group that the user has named, and whether it is imposed."""
     half_alignment: HalfAlignment | None = None
     """How the second of two independent halves was brought to the frame of the first."""
 

@@ -8,6 +8,8 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.inference.row_encoder import row_encoder_from_state, row_encoder_to_state
+from cryogimbal.inference.symmetry_imposition import Imposition
+from cryogimbal.symmetry import symmetry_group
 
 
 def reconstruction_to_state(found: Reconstruction) -> dict[str, Any]:
@@ -21,6 +23,7 @@ def reconstruction_to_state(found: Reconstruction) -> dict[str, Any]:
         "half_map_correlation": None if fsc is None else fsc.correlation,
         "noise": {**noise.state_dict(), "group": noise.group, "estimated": noise.estimated},
         "encoder": None if found.encoder is None else row_encoder_to_state(found.encoder),
+        "symmetry": {"asked": found.symmetry.asked.name, **found.symmetry.state_dict()},
     }
 
 
@@ -44,4 +47,7 @@ def reconstruction_from_state(state: dict[str, Any]) -> Reconstruction:
         half_map_fsc=fsc,
         noise=NoiseModel(**state["noise"]),
         encoder=encoder,
+        symmetry=Imposition(
+            **{**state["symmetry"], "asked": symmetry_group(state["symmetry"]["asked"])}
+        ),
     )

@@ -71,6 +71,9 @@ class Imposition:
         }
 
 
+NOTHING_IMPOSED = Imposition(asked=NO_SYMMETRY)
+
+
 def telling(imposition: Imposition, axes: SymmetryAxes) -> str:
     """What a search for axes has found, for people."""
     name = axes.group.name
