@@ -135,7 +135,7 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     )
     pictures = [
         ParticlePicture(
-            name=f"particle {int(searched[particle]) + 1}",
+            name=f"particle {int(searched[int(particle)]) + 1}",
             loss=float(losses[place]),
             observed=observed[place],
             predicted=rendered[place],
