@@ -1,9 +1,9 @@
 """What the true poses of a simulated case give: the resolution that a search can at best come to.
 
-    python benchmarks/true_poses.py realistic --work DIR [--runs RUN RUN ...]
+    python benchmarks/true_poses.py realistic --work DIR
 
-Half-maps of all images that are no junk, at their true poses and shifts; noise and sign measured as in a
-run. Runs of the same case that are named are compared shell by shell.
+Half-maps of all images that are no junk, at their true poses and shifts; noise and sign are measured
+as in a run.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from cases import CASES, stack_folder
 from records import read_json
 
 from cryogimbal.data.particles import ParticleStack
-from cryogimbal.evaluation.fsc import FscCurve, fourier_shell_correlation
 from cryogimbal.imaging.contrast import contrast_to_sign, measure_contrast
 from cryogimbal.imaging.spectra import Preprocessing, read_spectra
 from cryogimbal.imaging.stack_sums import StackReading
@@ -22,8 +21,11 @@ from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.final_maps import FinalMaps, FinalMapsSettings, reconstruct_final_maps
 from cryogimbal.inference.half_sets import drawn_half_sets
 from cryogimbal.io.mrc import read_density
+from cryogimbal.io.run_folder import write_json
 from cryogimbal.io.star import read_particles
 from cryogimbal.io.star_junk import table_junk
+
+RESOLUTION = "resolution_fsc0143_angstrom"
 
 
 def main() -> None:
@@ -31,29 +33,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--work", type=Path, required=True, help="folder for stacks and runs")
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="runs to compare with")
     arguments = parser.parse_args()
     data = stack_folder(arguments.case, arguments.work)
-    maps = maps_at_true_poses(true_particles(data / "truth.star"))
-    corrected = maps.fsc.corrected
-    against = fourier_shell_correlation(
-        maps.density, read_density(data / "truth.mrc"), poses="truth"
-    )
-    print(
-        f"true poses: corrected FSC 0.143 {place(corrected, corrected.resolution_angstrom(0.143))}"
-    )
-    print(
-        f"true poses: FSC 0.5 with the true map {place(against, against.resolution_angstrom(0.5))}"
-    )
-    for run in arguments.runs:
-        found = read_json(run / "summary.json")["half_map_resolution_fsc0143_angstrom"]
-        print(f"{run}: corrected FSC 0.143 {place(corrected, found)}")
+    resolution, truth = resolution_at_true_poses(data), read_density(data / "truth.mrc")
+    print(f"FSC 0.143, corrected: {at_shell(resolution, truth.box * truth.voxel_size_angstrom)}")
 
 
-def place(curve: FscCurve, resolution_angstrom: float) -> str:
-    """A resolution in Å and as the number of its shell."""
-    shell = curve.box * curve.voxel_size_angstrom / resolution_angstrom
-    return f"at {resolution_angstrom:.2f} Å, shell {shell:.1f}"
+def resolution_at_true_poses(data: Path) -> float:
+    """Where the corrected correlation of the half-maps falls below 0.143, in Å; measured once."""
+    kept = data / "true_poses.json"
+    if not kept.exists():
+        fsc = maps_at_true_poses(true_particles(data / "truth.star")).fsc
+        write_json(kept, {**fsc.to_dict(), RESOLUTION: fsc.corrected.resolution_angstrom(0.143)})
+    return float(read_json(kept)[RESOLUTION])
+
+
+def at_shell(resolution_angstrom: float, width_angstrom: float) -> str:
+    """A resolution in Å with the number of its shell behind it."""
+    return f"{resolution_angstrom:.2f} (shell {width_angstrom / resolution_angstrom:.1f})"
 
 
 def true_particles(table_path: Path) -> ParticleStack:
