@@ -8,9 +8,11 @@ from pathlib import Path
 from records import REPOSITORY
 
 DATA = "$CRYOGIMBAL_TEST_DATA"
-# A case is what stands behind `cryogimbal simulate`; a file of cases/ describes one in full.
+# Files of cases/ that describe one each.
+DESCRIBED = ("realistic", "ideal", "large")
+# A case is what stands behind `cryogimbal simulate`.
 CASES = {
-    "realistic": f"{REPOSITORY}/benchmarks/cases/realistic.toml",
+    **{name: f"{REPOSITORY}/benchmarks/cases/{name}.toml" for name in DESCRIBED},
     "70s": f"{DATA}/atomic/4V5A_assembly1_70S.cif.gz --box 64 --pixel-size 5"
     " --n-particles 5000 --snr 0.1",
     "hsp90": f"{DATA}/atomic/2cg9.pdb.gz --box 64 --pixel-size 3 --n-particles 5000 --snr 0.1",

@@ -13,10 +13,12 @@ import shutil
 from datetime import date
 from pathlib import Path
 
-from cases import CASES, command, stack_folder
+from cases import CASES, DESCRIBED, command, stack_folder
 from records import append_rows, commit, processor, read_json, table_row
+from true_poses import at_shell, resolution_at_true_poses
 
 HEADING = "## Quality over seeds"
+REALISTIC_HEADING = "## Particles as they really come"
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
         record(arguments.case, arguments.preset, options, data, seed) for seed in arguments.seeds
     ]
     print("\n".join(rows))
-    append_rows(HEADING, rows)
+    append_rows(REALISTIC_HEADING if arguments.case in DESCRIBED else HEADING, rows)
 
 
 def record(case: str, preset: str, options: tuple[str, ...], data: Path, seed: int) -> str:
@@ -50,6 +52,13 @@ def record(case: str, preset: str, options: tuple[str, ...], data: Path, seed: i
         command("evaluate", str(run), *truth)
     found, summary = read_json(run / "evaluation.json"), read_json(run / "summary.json")
     nyquist = 2 * summary["working_pixel_size_angstrom"]
+    quality = [f"{found['resolution_fsc05_angstrom']:.2f} ({nyquist:.2f})"]
+    if case in DESCRIBED:
+        shift_px = found["shift_error_median_angstrom"] / summary["pixel_size_angstrom"]
+        width = summary["box"] * summary["pixel_size_angstrom"]
+        resolution = summary["half_map_resolution_fsc0143_angstrom"]
+        best = resolution_at_true_poses(data)
+        quality = [f"{shift_px:.2f}", at_shell(resolution, width), at_shell(best, width)]
     cells = [
         date.today().isoformat(),
         commit(),
@@ -57,7 +66,7 @@ def record(case: str, preset: str, options: tuple[str, ...], data: Path, seed: i
         " ".join([preset, *options]),
         str(seed),
         f"{found['rotation_error_median_deg']:.2f} / {found['rotation_error_mean_deg']:.2f}",
-        f"{found['resolution_fsc05_angstrom']:.2f} ({nyquist:.2f})",
+        *quality,
         f"{summary['seconds']:.0f}",
         f"{summary['peak_memory_mib']}",
         f"{processor()}, {summary['n_threads']} threads, {summary['device']}",

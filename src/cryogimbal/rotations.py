@@ -137,12 +137,18 @@ def geodesic_distance_deg(
 
 
 def nearer_than_deg(
-    rotation: Float[Tensor, "*n m 3 3"], angle_deg: float
-) -> Bool[Tensor, "*n m m"]:
-    """Which of some rotations lie within an angle of each other: ``trace(A' B) = 1 + 2 cos(angle)``."""
+    rotation: Float[Tensor, "*n m 3 3"],
+    angle_deg: float,
+    other: Float[Tensor, "*n k 3 3"] | None = None,
+) -> Bool[Tensor, "*n m k"]:
+    """Which rotations lie within an angle of others, or of each other where no others are given.
+
+    ``trace(A' B) = 1 + 2 cos(angle)``.
+    """
     flat = rotation.flatten(-2)
+    other_flat = flat if other is None else other.flatten(-2)
     # The trace of the product is the sum over elements.
-    return (flat @ flat.mT - 1) / 2 > math.cos(math.radians(angle_deg))
+    return (flat @ other_flat.mT - 1) / 2 > math.cos(math.radians(angle_deg))
 
 
 def mirror_rotation(rotation: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3 3"]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryogimbal.errors import InputError
-from cryogimbal.rotations import rotvec_to_rotation
+from cryogimbal.rotations import nearer_than_deg, rotvec_to_rotation
 
 CYCLIC_ORDERS = range(1, 21)
 DIHEDRAL_ORDERS = range(2, 11)
@@ -79,6 +79,12 @@ def symmetry_group(name: str) -> SymmetryGroup:
     return SymmetryGroup(name=upper, operators=_closure(generators))
 
 
+def turned_group(group: SymmetryGroup, rotation: Float[Tensor, "3 3"]) -> SymmetryGroup:
+    """The group of a particle that the rotation (``p' = Q p``) takes to the group's own axes."""
+    turn = rotation.to(group.operators)
+    return SymmetryGroup(name=group.name, operators=turn.T @ group.operators @ turn)
+
+
 def same_images(
     rotation: Float[Tensor, "*n 3 3"], group: SymmetryGroup
 ) -> Float[Tensor, "*n order 3 3"]:
@@ -96,6 +102,16 @@ def nearest_same_image(
     # trace((A S)' B) = sum of S * (A' B) over elements: the largest is the nearest.
     closeness = (rotation.mT @ reference).flatten(-2) @ operators.flatten(1).T
     return rotation @ operators[closeness.argmax(dim=-1)]
+
+
+def same_image_within_deg(
+    rotation: Float[Tensor, "*n m 3 3"], angle_deg: float, group: SymmetryGroup
+) -> Bool[Tensor, "*n m m"]:
+    """Which of some rotations lie within an angle of each other once the group has done its best."""
+    near = nearer_than_deg(rotation, angle_deg)
+    for operator in group.operators[1:].to(rotation):
+        near = near | nearer_than_deg(rotation @ operator, angle_deg, rotation)
+    return near
 
 
 def into_asymmetric_unit(

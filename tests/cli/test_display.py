@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from cryogimbal.cli.display import Display, clock, head_bars
-from cryogimbal.inference.records import EpochRecord, NoticeRecord, StepRecord
+from cryogimbal.inference.records import EpochRecord, NoticeRecord, StepRecord, SwitchRecord
 from tests.cli.commands import command, start_process
 
 ESCAPE = "\x1b"
@@ -74,7 +74,9 @@ def test_head_usage_and_head_losses_are_kept(encoder_run: tuple[Path, str]) -> N
 
 def test_the_end_names_every_file(encoder_run: tuple[Path, str]) -> None:
     run, printed = encoder_run
-    assert "working box 24² at 8 Å (Nyquist 16 Å), shifts none, seed 0, cpu, 1 threads" in printed
+    assert (
+        "working box 24² at 8 Å (Nyquist 16 Å), shifts estimate, seed 0, cpu, 1 threads" in printed
+    )
     assert "cpu, 1 threads, numba kernels" in printed
     for name in ("map.mrc", "particles.star", "summary.json", "figures"):
         assert f"  {run / name}  " in printed
@@ -174,3 +176,15 @@ def test_a_notice_is_a_line_of_its_own() -> None:
         display.show(NoticeRecord(text="tiles of the search are halved to 16 MiB"))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "note: tiles of the search are halved to 16 MiB\n"
+
+
+def test_lines_of_two_searches_tell_their_half() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with Display(console) as display:
+        display.show(NoticeRecord(text="look", half_set=2))
+        display.show(
+            SwitchRecord(from_stage="auto_decoding", to_stage="closing", reason="r", half_set=1)
+        )
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert said == "half 2 · note: look\nhalf 1 · auto-decoding → closing: r\n"

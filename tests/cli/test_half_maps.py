@@ -4,6 +4,7 @@ import json
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,26 @@ import pytest
 import starfile
 import torch
 
+from cryogimbal.cli.display import Display
 from cryogimbal.cli.final_maps import WatchedImages
+from cryogimbal.cli.half_sets import half_sets_of
 from cryogimbal.data.particles import ArrayImages
 from cryogimbal.evaluation.fsc import fourier_shell_correlation
 from cryogimbal.evaluation.masks import soft_sphere_mask
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.records import EpochRecord, Record
 from cryogimbal.io.mrc import read_density
-from tests.cli.commands import BOX, N_PARTICLES, PIXEL_SIZE, assert_says, command, refused
+from cryogimbal.io.star_table import read_table
+from tests.cli.commands import (
+    BOX,
+    N_PARTICLES,
+    PIXEL_SIZE,
+    assert_same_run,
+    assert_says,
+    command,
+    refused,
+    start_process,
+)
 from tests.cli.conftest import simulate
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -41,7 +56,14 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(many: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that starts at the true poses, on the halves of its table."""
     out = tmp_path_factory.mktemp("runs") / "halved"
-    start = ("--initial-poses", many / "truth.star", "--head-training.epochs", 0)
+    start = (
+        "--initial-poses",
+        many / "truth.star",
+        "--head-training.epochs",
+        0,
+        "--shifts",
+        "none",
+    )
     options = ("--config", tiny, "--working-box", 20, *start)
     assert command("reconstruct", many / "halved.star", "--out", out, *options) == 0
     return out
@@ -130,7 +152,14 @@ def test_the_end_says_how_far_and_by_which_poses(
     mask = tmp_path / "mine.mrc"
     values = soft_sphere_mask(BOX, 1.0, diameter_angstrom=14.0, edge_angstrom=4.0)
     write_mask(mask, values)
-    start = ("--initial-poses", many / "truth.star", "--head-training.epochs", 0)
+    start = (
+        "--initial-poses",
+        many / "truth.star",
+        "--head-training.epochs",
+        0,
+        "--shifts",
+        "none",
+    )
     options = ("--config", tiny, "--working-box", 20, "--mask", mask, *start)
     out = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -241,3 +270,92 @@ def test_images_that_are_watched_are_the_same_images(generator: torch.Generator)
     index = torch.tensor([2, 0])
     assert torch.equal(watched.read(index), source.read(index))
     assert (watched.n_images, watched.box, seen) == (3, 8, ["read"])
+
+
+INDEPENDENT = ("--half-sets", "independent", "--shifts", "none", "--noise", "white")
+
+
+@pytest.fixture(scope="module")
+def independent(
+    many: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A run of two searches, and a table of what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "independent"
+    options = ("--config", tiny, *INDEPENDENT)
+    process = start_process("reconstruct", many / "halved.star", "--out", out, *options)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    said = tmp_path_factory.mktemp("said") / "printed.txt"
+    said.write_text(printed)
+    return out, said
+
+
+def test_two_searches_leave_one_result(many: Path, independent: tuple[Path, Path]) -> None:
+    run, said = independent
+    summary = summary_of(run)
+    assert summary["half_map_poses"] == summary["half_map_fsc"]["poses"] == "independent"
+    given = starfile.read(many / "halved.star")["particles"]["rlnRandomSubset"].tolist()
+    table = starfile.read(run / "particles.star")["particles"]
+    assert table["rlnRandomSubset"].tolist() == given
+    general = starfile.read(run / "fsc.star", always_dict=True)["general"]
+    assert general["cryogimbalHalfSets"] == "independent"
+    assert "independent poses" in (run / "fsc.xml").read_text()
+    assert isinstance(summary["half_alignment"]["mirrored"], bool)
+    for name in ("map.mrc", "mask.mrc", "encoder.pt", *HALVES):
+        assert (run / name).exists(), name
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for half in (1, 2):
+        stages = {r["stage"] for r in records if r["type"] == "epoch" and r["half_set"] == half}
+        assert stages == {"posterior_search", "auto_decoding", "head_training", "closing"}
+    sizes = [given.count(1), given.count(2)]
+    assert summary["half_set_sizes"] == sizes
+    assert {r["half_set"]: r["images_total"] for r in records if r.get("stage") == "closing"} == {
+        1: sizes[0],
+        2: sizes[1],
+    }
+    names = {path.name for path in (run / "figures").iterdir()}
+    assert {"progress_half1.png", "progress_half2.png", "fsc.png", "particles.png"} <= names
+    assert_says(
+        " ".join(said.read_text().split()),
+        f"two searches that share nothing, of {sizes[0]} and {sizes[1]} images",
+        "half 1 · auto-decoding 1/",
+        "half 2 · auto-decoding 1/",
+        "half 2 is brought to half 1: turned by",
+        "its hand",
+        "half-maps with independent poses agree to",
+    )
+
+
+def test_two_searches_that_are_stopped_go_on_bit_by_bit(
+    many: Path,
+    tiny: Path,
+    tmp_path: Path,
+    independent: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, show = tmp_path / "run", Display.show
+
+    def die(display: Display, record: Record) -> None:
+        show(display, record)
+        if isinstance(record, EpochRecord) and (record.half_set, record.stage) == (
+            2,
+            "auto_decoding",
+        ):
+            raise SystemExit(9)
+
+    table, options = many / "halved.star", ("--config", tiny, *INDEPENDENT)
+    with monkeypatch.context() as patch:
+        patch.setattr("cryogimbal.cli.run.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr(Display, "show", die)
+        assert command("reconstruct", table, "--out", run, *options) == 9
+    assert command("resume", run) == 0
+    assert_same_run(run, independent[0])
+
+
+def test_halves_that_begin_alike_are_told_of(many: Path) -> None:
+    table = read_table(many / "halved.star")
+    config = ReconstructionConfig(half_sets="independent", initial_map=many / "truth.mrc")
+    _, told = half_sets_of(table, config)
+    assert len(told) == 1
+    assert_says(told[0], "both halves begin with --initial-map")
+    assert half_sets_of(table, replace(config, half_sets="shared"))[1] == ()

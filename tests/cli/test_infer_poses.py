@@ -71,7 +71,7 @@ def test_new_images_get_their_poses(
     assert stepped < 5
 
 
-def test_the_table_is_kept_but_for_its_angles(
+def test_the_table_is_kept_but_for_its_poses(
     taught: Path, new_images: Path, tmp_path: Path
 ) -> None:
     table, out = new_images / "particles.star", tmp_path / "posed.star"
@@ -81,6 +81,8 @@ def test_the_table_is_kept_but_for_its_angles(
         "rlnAngleRot",
         "rlnAngleTilt",
         "rlnAnglePsi",
+        "rlnOriginXAngst",
+        "rlnOriginYAngst",
     }
     # The image is found from the new table's folder too.
     stack, _ = read_particles(out, None)
@@ -183,7 +185,7 @@ def test_a_run_with_given_shifts_wants_them_in_new_tables_too(
 ) -> None:
     run = copy_of(taught, tmp_path)
     config = (run / "config.toml").read_text()
-    (run / "config.toml").write_text(config.replace('shifts = "none"', 'shifts = "given"'))
+    (run / "config.toml").write_text(config.replace('shifts = "estimate"', 'shifts = "given"'))
     out = tmp_path / "posed.star"
     table = new_images / "particles.star"
     message = refused(capsys, "infer-poses", table, "--run", run, "--out", out)

@@ -9,11 +9,15 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
+import torch
 
+from cryogimbal.cli.simulation_case import read_case
+from cryogimbal.io.star import read_particles
 from cryogimbal.io.star_junk import table_junk
 from cryogimbal.io.star_table import read_table
 from tests.cli.commands import assert_says, command, refused
 
+CASES = Path(__file__).resolve().parents[2] / "benchmarks" / "cases"
 CASE = """
 source = "asymmetric"
 box = 16
@@ -102,6 +106,27 @@ def test_optics_groups_have_files_and_samplings_of_their_own(tmp_path: Path) -> 
     # The map is sampled as the first group is.
     with mrcfile.open(tmp_path / "out" / "truth.mrc") as truth:
         assert truth.data.shape == (16, 16, 16)
+
+
+def test_groups_of_one_sampling_are_read_as_one_stack(tmp_path: Path) -> None:
+    groups = "[[optics_groups]]\nvoltage = 300.0\n[[optics_groups]]\nvoltage = 200.0\n"
+    assert command("simulate", written(tmp_path, CASE + groups), "--out", tmp_path / "out") == 0
+    stack, _ = read_particles(tmp_path / "out" / "truth.star")
+    assert [group.voltage_kilovolt for group in stack.optics] == [300.0, 200.0]
+    assert stack.ctf.voltage_kilovolt.tolist() == [300.0] * 15 + [200.0] * 15
+    with mrcfile.open(tmp_path / "out" / "particles2.mrcs") as file:
+        assert np.array_equal(stack.images.read(torch.arange(15, 30)).numpy(), file.data)
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_cases_of_the_benchmarks_are_simulations(
+    path: Path, reference_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOGIMBAL_TEST_DATA", str(reference_data))
+    case = read_case(path)
+    assert Path(case.source).is_file()
+    assert case.settings.ctf_table is not None
+    assert case.settings.ctf_table.is_file()
 
 
 def test_defoci_of_a_table_and_paths_through_the_environment(

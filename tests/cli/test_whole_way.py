@@ -135,7 +135,8 @@ def test_without_shifts_the_poses_are_those_of_images_as_they_are(
 ) -> None:
     run = tmp_path / "run"
     table = shifted / "truth.star"
-    assert command("reconstruct", table, "--out", run, "--config", tiny) == 0
+    options = ("--config", tiny, "--shifts", "none")
+    assert command("reconstruct", table, "--out", run, *options) == 0
     assert not read_poses(run / "particles.star").shift_angstrom.any()
 
 

@@ -11,6 +11,7 @@ from cryogimbal.evaluation.alignment import Alignment, align_pose_frame
 from cryogimbal.evaluation.score import Result, evaluate_against_truth
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.rotations import random_rotations, rotvec_to_rotation
+from cryogimbal.symmetry import symmetry_group, turned_group
 from tests.evaluation.gaussians import (
     VOXEL_SIZE_ANGSTROM,
     gaussian_density,
@@ -126,3 +127,30 @@ def test_nothing_in_common_is_refused(generator):
     estimated, truth = truth_and_estimate(16, generator, sign=1.0)
     with pytest.raises(InputError, match=r"nothing to compare: expected the true poses"):
         evaluate_against_truth(Result(poses=estimated.poses), Result(density=truth.density))
+
+
+def test_poses_count_modulo_a_group_about_its_axes_in_the_true_map(generator):
+    box, group = 24, symmetry_group("D2")
+    rotation, _, _ = random_frame(box, generator, sign=1.0)
+    unit = random_positions(10, box, generator, reach=0.3)
+    density = gaussian_density((unit @ group.operators.mT).flatten(0, 1) @ rotation, box)
+    poses = PoseSet(rotation=random_rotations(200, generator), shift_angstrom=torch.zeros(200, 2))
+    own = turned_group(group, rotation).operators.float()
+    other = own[torch.randint(group.order, (200,), generator=generator)]
+    axis = torch.nn.functional.normalize(torch.randn(200, 3, generator=generator), dim=-1)
+    scatter = rotvec_to_rotation(math.radians(2.0) * axis)
+    frame = random_rotations(1, generator)[0]
+    estimated = PoseSet(
+        rotation=scatter @ poses.rotation @ other @ frame, shift_angstrom=poses.shift_angstrom
+    )
+    truth = Result(poses=poses, density=density)
+    found = evaluate_against_truth(Result(poses=estimated), truth, group).to_dict()
+    assert found["symmetry"] == "D2"
+    # The axes in the map are found to within half a degree.
+    assert found["rotation_error_median_deg"] == pytest.approx(2.0, abs=0.5)
+    plain = evaluate_against_truth(Result(poses=estimated), truth).to_dict()
+    assert plain["rotation_error_median_deg"] > 20
+    with pytest.raises(
+        InputError, match=r"the true map: expected the symmetry C3 about the middle"
+    ):
+        evaluate_against_truth(Result(poses=estimated), truth, symmetry_group("C3"))

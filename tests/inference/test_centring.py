@@ -5,7 +5,7 @@ import torch
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.shifts import shift_row
-from cryogimbal.inference.centring import centre_in_place
+from cryogimbal.inference.centring import centred
 from tests.small_particles import PIXEL_SIZE_ANGSTROM, simulate_spectra
 
 
@@ -26,18 +26,21 @@ def test_most_of_the_displacement_is_found(box: int, generator: torch.Generator)
         globule(box), 600, generator, signal_to_noise=0.2, shift_box=shift
     )
     width = box * PIXEL_SIZE_ANGSTROM
-    before = spectra.rows.clone()
-    centres = centre_in_place(spectra, 0.15)
+    moved = centred(spectra, 0.15)
+    centres = moved.centres
+    assert centres is not None
     found = centres.shift_box
-    torch.testing.assert_close(
-        spectra.rows, shift_row(before, -found, spectra.disc), atol=1e-5, rtol=1e-4
-    )
+    expected = shift_row(spectra.rows, -found, spectra.disc)
+    torch.testing.assert_close(moved.rows, expected, atol=1e-5, rtol=1e-4)
+    few = moved.subset(torch.tensor([5, 3])).centres
+    assert few is not None
+    assert torch.equal(few.shift_box, found[[5, 3]])
     truth = PoseSet(rotation=rotation, shift_angstrom=shift * width)
     nothing = PoseSet(rotation=rotation, shift_angstrom=torch.zeros(600, 2))
-    centred = PoseSet(rotation=rotation, shift_angstrom=found * width)
+    after = PoseSet(rotation=rotation, shift_angstrom=found * width)
     left, all_of_it = (
         pose_errors(poses, truth).shift_error_angstrom.square().mean().sqrt()
-        for poses in (centred, nothing)
+        for poses in (after, nothing)
     )
     assert left < 0.6 * all_of_it
     # Per axis; what is told of the error is about what it is.
@@ -52,5 +55,7 @@ def test_images_that_say_nothing_are_left_where_they_are(
     spectra, _ = simulate_spectra(
         globule(box), 200, generator, signal_to_noise=1e-5, shift_box=shift
     )
-    found = centre_in_place(spectra, 0.1).shift_box
+    centres = centred(spectra, 0.1).centres
+    assert centres is not None
+    found = centres.shift_box
     assert float(found.square().mean().sqrt()) < 0.5 * float(shift.square().mean().sqrt())

@@ -32,7 +32,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._stage: str | None = None
+        self._stage: tuple[str, int | None] | None = None
         self._task: TaskID | None = None
         self._began, self._images_before, self._images = time.monotonic(), 0, 0
         self._progress = Progress(
@@ -63,14 +63,15 @@ class Display:
     def show(self, record: Record) -> None:
         """Move on by one record."""
         if isinstance(record, NoticeRecord):
-            self.say(f"note: {record.text}")
+            self.say(f"{_half(record)}note: {record.text}")
             return
         if isinstance(record, SwitchRecord):
-            self.say(f"{TITLES[record.from_stage]} → {TITLES[record.to_stage]}: {record.reason}")
+            way = f"{TITLES[record.from_stage]} → {TITLES[record.to_stage]}"
+            self.say(f"{_half(record)}{way}: {record.reason}")
             return
         in_epoch = record.images_done if isinstance(record, StepRecord) else record.images_total
         images = record.epoch * record.images_total + in_epoch
-        if record.stage != self._stage:
+        if (record.stage, record.half_set) != self._stage:
             self._begin_stage(record, images)
         self._images = images
         if self._task is not None:
@@ -87,9 +88,10 @@ class Display:
     def _begin_stage(self, record: StepRecord | EpochRecord, images: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._stage, self._began, self._images_before = record.stage, time.monotonic(), images
+        self._stage = (record.stage, record.half_set)
+        self._began, self._images_before = time.monotonic(), images
         self._task = self._progress.add_task(
-            TITLES[record.stage],
+            f"{_half(record)}{TITLES[record.stage]}",
             total=record.n_epochs * record.images_total,
             completed=images,
             status="",
@@ -112,7 +114,7 @@ class Display:
 
     def _line(self, record: EpochRecord) -> str:
         parts = [
-            f"{TITLES[record.stage]} {record.epoch + 1:>3}/{record.n_epochs}",
+            f"{_half(record)}{TITLES[record.stage]} {record.epoch + 1:>3}/{record.n_epochs}",
             f"to {record.resolution_angstrom:.1f} Å",
             f"loss {record.loss:.4f}",
         ]
@@ -147,6 +149,11 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def _half(record: Record) -> str:
+    """What tells the searches of two halves apart; empty where there is one search."""
+    return "" if record.half_set is None else f"half {record.half_set} · "
 
 
 def _is_worth_a_line(record: EpochRecord) -> bool:

@@ -15,11 +15,12 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.evaluation.score import Evaluation, Result, evaluate_against_truth
 from cryogimbal.io.mrc import read_density
-from cryogimbal.io.run_folder import RunFolder, open_run_folder, write_json
+from cryogimbal.io.run_folder import RunFolder, open_run_folder, read_json, write_json
 from cryogimbal.io.star import read_poses
 from cryogimbal.io.star_junk import table_junk
 from cryogimbal.io.star_table import image_names, read_table
 from cryogimbal.report.plots import plot_fsc, plot_map, plot_pose_errors
+from cryogimbal.symmetry import symmetry_group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,9 @@ class Evaluate:
     true pose and is left out."""
     truth_map: Path | None = None
     """The true map; its box may differ, its width in Å may not."""
+    symmetry: str | None = None
+    """Poses that this group makes equal count as equal, about its axes in the true map; none: the group
+    that the run has imposed."""
 
     def run(self) -> None:
         """Execute the command.
@@ -51,6 +55,7 @@ class Evaluate:
                 f"cryogimbal resume {run.path} finishes it"
             )
         poses, true_poses, n_junk = read_poses(run.particles), None, 0
+        group = symmetry_group(self.symmetry or _imposed(run))
         if self.truth_star is not None:
             true_poses = _true_poses(run, self.truth_star)
             particles = _particles(self.truth_star, len(poses))
@@ -62,10 +67,18 @@ class Evaluate:
                 poses=true_poses,
                 density=None if self.truth_map is None else read_density(self.truth_map),
             ),
+            group,
         )
         write_json(run.evaluation, {**evaluation.to_dict(), "n_junk_left_out": n_junk})
         _write_figures(run, evaluation)
         _print(evaluation, run)
+
+
+def _imposed(run: RunFolder) -> str:
+    """The symmetry of a run; C1 for one that does not say."""
+    if not run.summary.exists():
+        return "C1"
+    return read_json(run.summary).get("symmetry", "C1")
 
 
 def _true_poses(run: RunFolder, truth_star: Path) -> PoseSet:
@@ -128,6 +141,8 @@ def _print(evaluation: Evaluation, run: RunFolder) -> None:
             note = "" if fsc.crosses(threshold) else " (all shells above)"
             resolution = fsc.resolution_angstrom(threshold)
             table.add_row(f"FSC {threshold:g}", f"{resolution:.2f} Å{note}")
+    if errors is not None and errors.symmetry != "C1":
+        table.add_row("symmetry", f"{errors.symmetry}: poses that it makes equal are equal")
     table.add_row("hand", "mirrored" if evaluation.alignment.mirrored else "as the truth")
     console = Console(highlight=False)
     console.print(table)

@@ -1,5 +1,6 @@
 """The last maps of a run: made from the images as they are stored, and written."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.particles import ImageSource, ParticleStack
 from cryogimbal.data.poses import PoseSet
+from cryogimbal.evaluation.half_alignment import HalfAlignment
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.stack_sums import StackReading
@@ -27,6 +29,7 @@ from cryogimbal.io.memory import available_bytes
 from cryogimbal.io.mrc import write_density
 from cryogimbal.io.resolution_files import write_fsc_star, write_fsc_xml
 from cryogimbal.io.run_folder import RunFolder
+from cryogimbal.symmetry import SymmetryGroup
 
 # Other programs want some memory too.
 SHARE_OF_MEMORY = 0.75
@@ -74,16 +77,16 @@ def box_of_final_maps(prepared: PreparedInput, config: ReconstructionConfig) -> 
 
 def make_final_maps(
     prepared: PreparedInput,
-    found: tuple[PoseSet, NoiseModel],
+    found: tuple[PoseSet, NoiseModel, SymmetryGroup],
     box: int,
     config: ReconstructionConfig,
     watch: Callable[[], None],
 ) -> FinalMaps:
-    """Half-maps, joint map and their correlation, of what has been found of poses and noise.
+    """Half-maps, joint map and their correlation, of the poses, noise and symmetry that have been found.
 
     ``watch`` is called whenever images are read.
     """
-    poses, noise = found
+    poses, noise, group = found
     mask = prepared.mask
     if mask is not None and mask.box != box:
         width = mask.box * mask.voxel_size_angstrom
@@ -99,6 +102,7 @@ def make_final_maps(
         ),
         mask=mask,
         config=config.final,
+        group=group,
     )
     stack: ParticleStack = replace(
         prepared.stack, images=WatchedImages(source=prepared.stack.images, watch=watch)
@@ -142,4 +146,24 @@ def told_of_maps(maps: FinalMaps) -> str:
     )
     if poses == "shared":
         told += "; they share their poses, so this is optimistic"
+    return told
+
+
+def told_of_halves(halves: HalfAlignment) -> str:
+    """How half 2 was brought to half 1, and whether that is to be believed."""
+    found = halves.alignment
+    trace = float(found.rotation.trace())
+    turned = math.degrees(math.acos(min(1.0, max(-1.0, (trace - 1) / 2))))
+    hand = "its hand mirrored" if found.mirrored else "its hand as it was"
+    told = (
+        f"half 2 is brought to half 1: turned by {turned:.1f}°, moved by "
+        f"{float(found.shift_angstrom.norm()):.1f} Å, {hand}; by periods above "
+        f"{halves.limit_angstrom:.1f} Å alone, where they correlate by {found.score:.2f} (FSC 0.5 of "
+        f"the maps with independent poses at {halves.fsc.resolution_angstrom(0.5):.1f} Å)"
+    )
+    if not halves.is_certain:
+        told += (
+            "\nwarning: the halves do not look alike, so that at least one of them has not found the "
+            "structure: run again with another --seed, or with --half-sets shared"
+        )
     return told

@@ -36,7 +36,7 @@ def half_sets_of(
         half_sets = HalfSets(number=number, poses=config.half_sets)
     first, second = half_sets.sizes
     if min(first, second) >= LEAST_IMAGES:
-        return half_sets, ()
+        return half_sets, _common_start(config)
     found = f"found {first} and {second}"
     if number is not None:
         raise InputError(
@@ -53,6 +53,18 @@ def half_sets_of(
         f"(at least {LEAST_IMAGES} each)"
     )
     return half_sets, (told,)
+
+
+def _common_start(config: ReconstructionConfig) -> tuple[str, ...]:
+    """What two halves have in common although they are to share nothing."""
+    if config.half_sets == "shared":
+        return ()
+    given = {"--initial-map": config.initial_map, "--initial-poses": config.initial_poses}
+    return tuple(
+        f"both halves begin with {option}: they are independent only of what it does not show"
+        for option, path in given.items()
+        if path is not None
+    )
 
 
 def given_mask(path: Path | None, stack: ParticleStack) -> DensityMap | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
@@ -16,7 +16,7 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.spectra import ParticleSpectra, Preprocessing, read_spectra, working_box_for
-from cryogimbal.inference.centring import centre_in_place
+from cryogimbal.inference.centring import centred
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import StartingPoint
 from cryogimbal.io.mrc import read_density
@@ -34,14 +34,23 @@ class PreparedInput:
     stack: ParticleStack
     table: StarTable
     spectra: ParticleSpectra
+    """Of all particles; where the halves are searched apart, of those of half 1."""
     start: StartingPoint
     contrast: ContrastDecision
+    preprocessing: Preprocessing
+    """How all particles are read."""
     shift_angstrom: Float[Tensor, "particle 2"]
-    """Displacements that the images have been moved back by before the search: given ones, or first
-    estimates."""
+    """Displacements the images were centred by beforehand; zero where none were given."""
     half_sets: HalfSets
     mask: DensityMap | None
     """What half-maps are compared in; none: made from the map."""
+
+    @property
+    def searched(self) -> Int[Tensor, " chosen"]:
+        """Particles that the spectra are of."""
+        if self.half_sets.poses == "independent":
+            return self.half_sets.index(1)
+        return torch.arange(len(self.stack))
 
 
 def prepare(
@@ -64,27 +73,21 @@ def prepare(
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
     shift = centring_shifts(stack, table_path, config)
     contrast = decide_contrast(stack, config)
-    spectra = read_spectra(
-        stack,
-        box,
-        Preprocessing(
-            particle_diameter_angstrom=config.particle_diameter,
-            centring_shift_angstrom=shift if bool(shift.any()) else None,
-            contrast_sign=contrast.sign,
-            noise=config.noise,
-        ),
-        device,
+    how = Preprocessing(
+        particle_diameter_angstrom=config.particle_diameter,
+        centring_shift_angstrom=shift if bool(shift.any()) else None,
+        contrast_sign=contrast.sign,
+        noise=config.noise,
     )
-    shift_sd_box = None
-    if config.shift_range_box > 0 and config.initial_poses is None:
-        centres = centre_in_place(spectra, config.shift_range_box)
-        width_angstrom = spectra.disc.box * spectra.pixel_size_angstrom
-        shift = shift + centres.shift_box.cpu() * width_angstrom
-        shift_sd_box = float(centres.variance_box2.mean().sqrt())
+    if config.half_sets == "independent":
+        spectra = read_part(stack, half_sets.index(1), box, how, device)
+    else:
+        spectra = read_spectra(stack, box, how, device)
+    if is_to_be_centred(config):
+        spectra = centred(spectra, config.shift_range_box)
     start = StartingPoint(
         density=_initial_density(config.initial_map, spectra),
         poses=_initial_poses(config.initial_poses, len(stack)),
-        shift_sd_box=shift_sd_box,
     )
     return PreparedInput(
         stack=stack,
@@ -92,10 +95,35 @@ def prepare(
         spectra=spectra,
         start=start,
         contrast=contrast,
+        preprocessing=how,
         shift_angstrom=shift,
         half_sets=half_sets,
         mask=mask,
     )
+
+
+def is_to_be_centred(config: ReconstructionConfig) -> bool:
+    """Whether images are centred by their average before the search."""
+    return config.shift_range_box > 0 and config.initial_poses is None
+
+
+def read_part(
+    stack: ParticleStack,
+    index: Int[Tensor, " chosen"],
+    box: int,
+    how: Preprocessing,
+    device: torch.device,
+) -> ParticleSpectra:
+    """Spectra of some particles, with the noise that these alone show.
+
+    Raises
+    ------
+    InputError
+        If an image cannot be used.
+    """
+    shift = how.centring_shift_angstrom
+    part = replace(how, centring_shift_angstrom=None if shift is None else shift[index])
+    return read_spectra(stack[index], box, part, device)
 
 
 def device_named(name: str) -> torch.device:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from cryogimbal.cli.circumstances import INPUT_FILE, RunInput
 from cryogimbal.cli.options import DEFAULT_PRESET, config_text
-from cryogimbal.cli.run import INPUT_FILE, RunInput, run_to_end
+from cryogimbal.cli.run import run_to_end
 from cryogimbal.errors import InputError
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.io.run_folder import RunFolder, create_run_folder

@@ -64,6 +64,8 @@ def write_results(
     epochs = [record for record in records if record["type"] == "epoch"]
     return {
         **summary_of_maps(maps, prepared.half_sets.sizes),
+        "half_alignment": result.half_alignment and result.half_alignment.to_dict(),
+        **result.symmetry.to_dict(),
         "final_loss": epochs[-1]["loss"],
         "switches": [record for record in records if record["type"] == "switch"],
     }
@@ -81,9 +83,19 @@ def _write_figures(
     run.figures.mkdir(exist_ok=True)
     plot_map(maps.density, run.figures / "map.png")
     plot_view_directions(result.poses.rotation, run.figures / "view_directions.png")
-    plot_progress(read_metrics(run), run.figures / "progress.png")
+    for half, records in _by_half(read_metrics(run)).items():
+        name = "progress.png" if half is None else f"progress_half{half}.png"
+        plot_progress(records, run.figures / name)
     plot_fsc(maps.fsc.curves, run.figures / "fsc.png")
     _write_particle_figure(run, prepared, result)
+
+
+def _by_half(records: list[dict[str, Any]]) -> dict[int | None, list[dict[str, Any]]]:
+    """Records of the search of all images, or of each half."""
+    halves: dict[int | None, list[dict[str, Any]]] = {}
+    for record in records:
+        halves.setdefault(record["half_set"], []).append(record)
+    return halves
 
 
 def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
@@ -95,11 +107,12 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     n = min(len(spectra), 2000)
     index = torch.linspace(0, len(spectra) - 1, n, device=spectra.device).long()
     box_angstrom = spectra.disc.box * spectra.pixel_size_angstrom
-    poses = result.poses.to(spectra.device)
-    hypotheses = PoseHypotheses(
-        rotation=poses.rotation[:, None],
-        shift_box=poses.shift_angstrom[:, None] / box_angstrom,
-    )
+    searched = prepared.searched
+    poses = result.poses[searched].to(spectra.device)
+    shift_box = poses.shift_angstrom / box_angstrom
+    if spectra.centres is not None:
+        shift_box = shift_box - spectra.centres.shift_box
+    hypotheses = PoseHypotheses(rotation=poses.rotation[:, None], shift_box=shift_box[:, None])
     losses = torch.cat(
         [
             loss_of(
@@ -122,7 +135,7 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     )
     pictures = [
         ParticlePicture(
-            name=f"particle {int(particle) + 1}",
+            name=f"particle {int(searched[int(particle)]) + 1}",
             loss=float(losses[place]),
             observed=observed[place],
             predicted=rendered[place],

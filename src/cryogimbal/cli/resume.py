@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from cryogimbal.cli.circumstances import RunInput
 from cryogimbal.cli.options import read_config
-from cryogimbal.cli.run import RunInput, run_to_end
+from cryogimbal.cli.run import run_to_end
 from cryogimbal.errors import InputError
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.io.checkpoints import latest_checkpoint, list_checkpoints, load_checkpoint

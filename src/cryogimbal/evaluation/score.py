@@ -10,9 +10,14 @@ from cryogimbal.evaluation.alignment import Alignment, apply_alignment
 from cryogimbal.evaluation.fsc import FscCurve, fourier_shell_correlation
 from cryogimbal.evaluation.map_alignment import align_maps
 from cryogimbal.evaluation.pose_error import PoseErrors, pose_errors
+from cryogimbal.evaluation.symmetry_axes import find_symmetry_axes
 from cryogimbal.fourier.resample import resample_density
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, turned_group
 
 FIELD_OF_VIEW_TOLERANCE = 0.01
+# A true map has its symmetry but for how it was sampled.
+LEAST_AGREEMENT = 0.8
+MAX_OFF_CENTRE_VOXELS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +52,29 @@ class Evaluation:
         return found
 
 
-def evaluate_against_truth(estimated: Result, truth: Result) -> Evaluation:
+def evaluate_against_truth(
+    estimated: Result, truth: Result, group: SymmetryGroup = NO_SYMMETRY
+) -> Evaluation:
     """Best frame and hand, pose errors and unmasked FSC of an estimate.
 
     Poses of both, where given, decide the hand and start the alignment of the maps; the maps alone
     are searched over all frames. Maps of different sampling are both brought to the coarser one by
     Fourier cropping.
 
+    Poses that the group makes equal count as equal. Its axes are those of the true map, wherever they
+    lie in it; without a true map they are those of the frame.
+
     Raises
     ------
     InputError
-        If nothing is given on both sides, if the poses differ in number, or if the maps show fields
-        of view that differ by more than 1 %.
+        If nothing is given on both sides, if the true map does not have the group, if the poses differ
+        in number, or if the maps show fields of view that differ by more than 1 %.
     """
     errors = None
     if estimated.poses is not None and truth.poses is not None:
-        errors = pose_errors(estimated.poses, truth.poses)
+        errors = pose_errors(
+            estimated.poses, truth.poses, group=_group_of_truth(truth.density, group)
+        )
     frame = None if errors is None else errors.alignment
     fsc, aligned = None, None
     if estimated.density is not None and truth.density is not None:
@@ -76,6 +88,21 @@ def evaluate_against_truth(estimated: Result, truth: Result) -> Evaluation:
             "the true map for an estimated map, or both"
         )
     return Evaluation(pose_errors=errors, fsc=fsc, alignment=frame, aligned_density=aligned)
+
+
+def _group_of_truth(density: DensityMap | None, group: SymmetryGroup) -> SymmetryGroup:
+    """The group about the axes that it has in the true map."""
+    if density is None or group.order == 1:
+        return group
+    axes = find_symmetry_axes(density, group)
+    off_centre = float(axes.alignment.shift_angstrom.norm()) / density.voxel_size_angstrom
+    if axes.agreement < LEAST_AGREEMENT or off_centre > MAX_OFF_CENTRE_VOXELS:
+        raise InputError(
+            f"the true map: expected the symmetry {group.name} about the middle of its box, found at "
+            f"the best axes an agreement of {axes.agreement:.2f} with its own copies (1 is exact), "
+            f"{off_centre:.1f} voxels off the middle; give another --symmetry"
+        )
+    return turned_group(group, axes.alignment.rotation)
 
 
 def _on_one_grid(a: DensityMap, b: DensityMap) -> tuple[DensityMap, DensityMap]:

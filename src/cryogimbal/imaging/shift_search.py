@@ -6,13 +6,13 @@ For an image H with CTF C and a slice S, the part of the log-likelihood that a s
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc, mirror_row
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shifts import shift_row
@@ -79,16 +79,6 @@ def best_shifts(
         found.append(shifts[(products @ waves).argmax(dim=1)])
     best = torch.cat(found)
     return best if hypotheses.shift_box is None else best + hypotheses.shift_box
-
-
-@dataclass(frozen=True, kw_only=True)
-class Centres:
-    """Where particles are expected to be, and how far from there they are on average."""
-
-    shift_box: Float[Tensor, "batch 2"]
-    """Posterior mean of the displacement (x, y) in fractions of the box."""
-    variance_box2: Float[Tensor, " batch"]
-    """Posterior variance per axis."""
 
 
 def centres_by_mean_slice(

@@ -22,6 +22,7 @@ from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.fourier.resample import crop_centred
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel, excess_of_power
@@ -46,6 +47,8 @@ class ParticleSpectra:
     """Sampling at the working box."""
     noise: NoiseModel
     """Of the rows; what :meth:`batch` gives is divided by it."""
+    centres: Centres | None = None
+    """What the rows have been moved back by beside given shifts; none: by nothing."""
 
     def __len__(self) -> int:
         """Number of particles."""
@@ -80,6 +83,7 @@ class ParticleSpectra:
             ctf=self.ctf[index],
             pixel_size_angstrom=self.pixel_size_angstrom,
             noise=self.noise.subset(index),
+            centres=None if self.centres is None else self.centres[index],
         )
 
 

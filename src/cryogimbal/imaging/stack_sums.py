@@ -78,10 +78,9 @@ def centred_batches(
         rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
         ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
         if reading.noise is not None:
-            noise = reading.noise.to(disc.device)
-            chosen = part.to(disc.device)
-            whiten = noise.weight(chosen, disc)
-            rows, ctf = rows * whiten, ctf * whiten * noise.scale[chosen][:, None]
+            noise = reading.noise.subset(part.to(reading.noise.group.device)).to(disc.device)
+            whiten = noise.weight(torch.arange(len(part), device=disc.device), disc)
+            rows, ctf = rows * whiten, ctf * whiten * noise.scale[:, None]
         yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
 
 

@@ -17,11 +17,18 @@ from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.symmetry import SymmetryGroup, coset_representatives, on_grid
 
 
-def turned_off_grid(hypotheses: Hypotheses, group: SymmetryGroup) -> Iterator[Hypotheses]:
-    """The hypotheses at ``A T`` for each T; :func:`sum_on_grid` makes the rest of ``A S``."""
+def rotations_off_grid(
+    rotation: Float[Tensor, "n 3 3"], group: SymmetryGroup
+) -> Iterator[Float[Tensor, "n 3 3"]]:
+    """The rotations ``A T`` for each T; :func:`sum_on_grid` makes the rest of ``A S``."""
     for representative in coset_representatives(group, on_grid(group)):
-        rotation = hypotheses.rotation
-        yield replace(hypotheses, rotation=rotation @ representative.to(rotation))
+        yield rotation @ representative.to(rotation)
+
+
+def turned_off_grid(hypotheses: Hypotheses, group: SymmetryGroup) -> Iterator[Hypotheses]:
+    """The hypotheses at ``A T`` for each T, see :func:`rotations_off_grid`."""
+    for rotation in rotations_off_grid(hypotheses.rotation, group):
+        yield replace(hypotheses, rotation=rotation)
 
 
 def sum_on_grid(statistics: SufficientStatistics, group: SymmetryGroup) -> SufficientStatistics:

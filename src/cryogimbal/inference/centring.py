@@ -6,13 +6,16 @@ pixels, SNR 0.1) this took displacements of 4.2 pixels (rms) to 1.8. Doing it ag
 the centred images made it worse: noise that agreed with the average has been taken into it.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.noise import shell_mean
-from cryogimbal.imaging.shift_search import Centres, centres_by_mean_slice
+from cryogimbal.imaging.shift_search import centres_by_mean_slice
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.spectra import ParticleSpectra
 
@@ -22,32 +25,28 @@ IMAGES_AT_ONCE = 1024
 
 
 @torch.no_grad()
-def centre_in_place(spectra: ParticleSpectra, range_box: float) -> Centres:
-    """Move every image by where its particle is expected to be.
+def centred(spectra: ParticleSpectra, range_box: float) -> ParticleSpectra:
+    """The images moved back by where their particles are expected to be.
+
+    What they were moved by, which is to be added to what is found later, and how far from there they
+    may still be, comes with them (``centres``).
 
     Parameters
     ----------
-    spectra
-        Their rows are changed.
     range_box
         Largest usual displacement, as a fraction of the box.
-
-    Returns
-    -------
-    Centres
-        What the images were moved back by, to be added to what is found later, and how far from
-        there they may be.
     """
     disc = spectra.disc.truncate(min(BAND_LIMIT, spectra.disc.radius))
     mean_slice, power = _round_average(spectra, disc)
     shift = torch.empty(len(spectra), 2, device=spectra.device)
     variance = torch.empty(len(spectra), device=spectra.device)
+    rows = torch.empty_like(spectra.rows)
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, disc.radius)
         found = centres_by_mean_slice(batch, mean_slice, power, range_box)
         shift[index], variance[index] = found.shift_box, found.variance_box2
-        spectra.rows[index] = shift_row(spectra.rows[index], -found.shift_box, spectra.disc)
-    return Centres(shift_box=shift, variance_box2=variance)
+        rows[index] = shift_row(spectra.rows[index], -found.shift_box, spectra.disc)
+    return replace(spectra, rows=rows, centres=Centres(shift_box=shift, variance_box2=variance))
 
 
 def _round_average(

@@ -8,6 +8,7 @@ from cryogimbal.data.half_sets import HalfPoses
 from cryogimbal.inference.config_checks import require as _require
 from cryogimbal.inference.config_final import FinalMapsConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
+from cryogimbal.symmetry import symmetry_group
 
 Radius = float
 
@@ -288,6 +289,11 @@ class ReconstructionConfig:
     """One search of all images, halved only for the last maps, or two searches that share nothing."""
     mask: Path | None = None
     """Mask (.mrc, 0 to 1, of the images' box) in which half-maps are compared; none: from the map."""
+    symmetry: str = "C1"
+    """Point group of the particle: C1 to C20, D2 to D10, T, O, I (I1 to I4), in RELION's axes."""
+    symmetry_from: Literal["map", "start"] = "map"
+    """Find its axes in the first map, turn map and poses to them and keep to it from there; or keep to
+    it from the start."""
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0
@@ -347,6 +353,7 @@ class ReconstructionConfig:
             self.shift_range,
         )
         _require(self.seed >= 0, "seed", "0 or more", self.seed)
+        self._require_symmetry()
         _require(
             self.auto_decoding.optimiser == "adam" or self.volume.interpolation == "product",
             "volume.interpolation",
@@ -358,4 +365,20 @@ class ReconstructionConfig:
             "head-training.epochs",
             "0 beside --auto-decoding.optimiser adam, which holds one pose per image",
             self.head_training.epochs,
+        )
+
+    def _require_symmetry(self) -> None:
+        if symmetry_group(self.symmetry).order == 1:
+            return
+        _require(
+            self.auto_decoding.volume_step == "closed_form",
+            "auto-decoding.volume-step",
+            f"closed_form, which keeps the volume to --symmetry {self.symmetry}",
+            self.auto_decoding.volume_step,
+        )
+        _require(
+            self.symmetry_from == "map" or self.start == "posterior",
+            "start",
+            "posterior beside --symmetry-from start (or --symmetry-from map)",
+            self.start,
         )

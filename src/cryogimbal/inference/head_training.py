@@ -7,6 +7,7 @@ too many narrow minima, and learns the images of one stack by heart; rendered on
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from cryogimbal.inference.records import EpochRecord, StepRecord
 from cryogimbal.inference.row_encoder import RowEncoder, initialise_row_encoder, signal_estimate
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.rotations import geodesic_distance_deg, random_rotations, rotation_grid
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, nearest_same_image
 
 NAME = "head_training"
 # The network sees few cycles per box, where an unpadded grid is exact enough and fastest to slice.
@@ -36,6 +38,17 @@ LAST_RATE = 0.01
 SECOND_DECAY = 0.99
 # Keeps the slope of the error finite where it is zero (about half a degree).
 SMALLEST_SQUARE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedPoses:
+    """At which poses images are rendered, and which of them are equal."""
+
+    centring_error_box: float = 0.0
+    """By how much images to come will be off centre, per axis (standard deviation as a fraction of the
+    box)."""
+    group: SymmetryGroup = NO_SYMMETRY
+    """Of the poses that it makes equal, the one nearest to each head's counts."""
 
 
 class HeadTraining:
@@ -50,19 +63,14 @@ class HeadTraining:
         density: Float[Tensor, "box box box"],
         config: HeadTrainingConfig,
         seed: int,
-        *,
-        centring_error_box: float = 0.0,
+        poses: RenderedPoses | None = None,
     ) -> None:
-        """``spectra`` lend their CTFs; ``density`` is in their scale (noise 1).
-
-        ``centring_error_box`` is by how much images to come will be off centre, per axis (standard
-        deviation as a fraction of the box).
-        """
+        """``spectra`` lend their CTFs; ``density`` is in their scale (noise 1)."""
         self.encoder = encoder
         self._spectra = spectra
         self._config = config
         self._seed = seed
-        self._centring_error_box = centring_error_box
+        self._poses = poses or RenderedPoses()
         self._grid = prepared_density(spectra, density, encoder.disc.radius, OVERSAMPLING)
         self._optimiser = torch.optim.Adam(
             encoder.parameters(), lr=config.rate, betas=(0.9, SECOND_DECAY)
@@ -122,7 +130,10 @@ class HeadTraining:
         batch, truth = self._render(len(index))
         self.encoder.train()
         proposed = self.encoder(signal_estimate(self.encoder, batch))
-        loss, head = sine_of_half_angle(proposed, truth[:, None].expand_as(proposed)).min(dim=1)
+        truth = nearest_same_image(
+            truth[:, None].expand_as(proposed), proposed.detach(), self._poses.group
+        )
+        loss, head = sine_of_half_angle(proposed, truth).min(dim=1)
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate()
         self._optimiser.zero_grad(set_to_none=True)
@@ -142,8 +153,8 @@ class HeadTraining:
         noise = torch.randn(n, disc.n_coefficients, generator=generator).to(device)
         real = self._spectra.batch(chosen.to(device), disc.radius)
         slices = self._grid.slices(rotation, real.disc)
-        if self._centring_error_box > 0:
-            shift = self._centring_error_box * torch.randn(n, 2, generator=generator)
+        if self._poses.centring_error_box > 0:
+            shift = self._poses.centring_error_box * torch.randn(n, 2, generator=generator)
             slices = shift_row(slices, shift.to(device), real.disc)
         rendered = slices * real.ctf + noise
         batch = ParticleBatch(disc=real.disc, observed=rendered, ctf=real.ctf, index=real.index)
@@ -159,8 +170,10 @@ class HeadTraining:
 
     @torch.no_grad()
     def _note(self, index: Tensor, head: Tensor, proposed: Tensor, truth: Tensor) -> None:
-        winner = proposed.take_along_dim(head[:, None, None, None], dim=1)[:, 0]
-        self._error_deg[index] = geodesic_distance_deg(winner, truth).cpu()
+        winner, right = (
+            one.take_along_dim(head[:, None, None, None], dim=1)[:, 0] for one in (proposed, truth)
+        )
+        self._error_deg[index] = geodesic_distance_deg(winner, right).cpu()
         self._wins += torch.bincount(head.cpu(), minlength=len(self._wins))
 
     def _finish_epoch(self) -> EpochRecord:

@@ -24,7 +24,13 @@ from cryogimbal.inference.gauss_newton import FIRST_DAMPING, gauss_newton
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.modes import Modes, distinct, joined_modes, modes_of
 from cryogimbal.inference.posterior import log_likelihoods
-from cryogimbal.rotations import nearer_than_deg, rotation_grid, rotvec_to_rotation
+from cryogimbal.rotations import rotation_grid, rotvec_to_rotation
+from cryogimbal.symmetry import (
+    NO_SYMMETRY,
+    SymmetryGroup,
+    in_asymmetric_unit,
+    same_image_within_deg,
+)
 
 # At the few cycles per box of the search an unpadded grid is exact enough, and eight times smaller.
 SEARCH_OVERSAMPLING = 1
@@ -55,11 +61,18 @@ class ModeSearch:
     """Least distance between the modes of an image."""
     shift_range_box: float = 0.0
     """Largest displacement, as a fraction of the box; 0: particles are centred."""
+    group: SymmetryGroup = NO_SYMMETRY
+    """Poses that it makes equal are searched and counted once."""
 
     @property
     def spacing_rad(self) -> float:
         """Distance of neighbours on the grid."""
         return math.pi / 3 / self.n_side
+
+    def orientations(self, device: torch.device) -> Float[Tensor, "orientation 3 3"]:
+        """Grid of the rotations that the group tells apart."""
+        grid = rotation_grid(self.n_side)
+        return grid[in_asymmetric_unit(grid, self.group)].to(device)
 
     def shifts(self, device: torch.device) -> Float[Tensor, "shift 2"]:
         """Shifts to be compared, in fractions of the box."""
@@ -79,7 +92,7 @@ def find_modes(
     InputError
         If the budget does not hold a single tile.
     """
-    orientations = rotation_grid(search.n_side).to(spectra.device)
+    orientations = search.orientations(spectra.device)
     search = replace(search, radius=min(search.radius, spectra.disc.radius))
     radius = search.radius
     coarse = prepared_density(spectra, density, radius, SEARCH_OVERSAMPLING)
@@ -91,7 +104,7 @@ def find_modes(
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, radius)
         found = orientations[candidates[index]]
-        chosen = distinct(found, search.n_modes, search.separation_deg)
+        chosen = distinct(found, search.n_modes, search.separation_deg, search.group)
         ranked = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
         modes = _refined(fine, batch, ranked, search).without(chosen < 0).best_first()
         modes = modes.without(_met(modes, search)).best_first()
@@ -183,7 +196,7 @@ def _best_orientations(
 
 def _met(refined: Modes, search: ModeSearch) -> Bool[Tensor, "batch mode"]:
     """Modes (best first) that refinement has brought to a better one: it was the same peak."""
-    near = nearer_than_deg(refined.rotation, search.separation_deg / 2)
+    near = same_image_within_deg(refined.rotation, search.separation_deg / 2, search.group)
     return near.tril(diagonal=-1).any(dim=2)
 
 

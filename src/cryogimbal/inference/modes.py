@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.pose_fit import hypotheses_of
-from cryogimbal.rotations import nearer_than_deg
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, same_image_within_deg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +80,16 @@ def joined_modes(parts: list[Modes]) -> Modes:
 
 
 def distinct(
-    ranked: Float[Tensor, "batch candidate 3 3"], n: int, separation_deg: float
+    ranked: Float[Tensor, "batch candidate 3 3"],
+    n: int,
+    separation_deg: float,
+    group: SymmetryGroup = NO_SYMMETRY,
 ) -> Int[Tensor, "batch mode"]:
     """Which candidates (best first) are modes: each farther than the separation from all before.
 
-    -1 where no candidate is left.
+    Distances are modulo the group. -1 where no candidate is left.
     """
-    near = nearer_than_deg(ranked, separation_deg)
+    near = same_image_within_deg(ranked, separation_deg, group)
     free = torch.ones(ranked.shape[:2], dtype=torch.bool, device=ranked.device)
     rows = torch.arange(len(ranked), device=ranked.device)
     chosen = []

@@ -20,6 +20,7 @@ from cryogimbal.imaging.noise import shell_mean
 from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.symmetrisation import rotations_off_grid, sum_on_grid
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.grid_search import OVERSAMPLING, solve_lightly
@@ -37,6 +38,7 @@ from cryogimbal.inference.posterior import (
 from cryogimbal.inference.records import EpochRecord
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.rotations import random_rotations, rotation_grid
+from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, in_asymmetric_unit
 
 NAME = "posterior_search"
 
@@ -44,6 +46,16 @@ NAME = "posterior_search"
 TEMPERATURE_SAMPLE = 200
 # Fraction of the steps after which band limit and temperature have reached their ends.
 ANNEALED_AT = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseSpace:
+    """Which poses are looked at."""
+
+    shift_range_box: float = 0.0
+    """Largest displacement, as a fraction of the box; 0: particles are centred."""
+    group: SymmetryGroup = NO_SYMMETRY
+    """One of those that it makes equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +82,15 @@ class PosteriorSearch:
         seed: int,
         *,
         budget: MemoryBudget | None = None,
-        shift_range_box: float = 0.0,
+        space: PoseSpace | None = None,
     ) -> None:
-        """Particles lie up to ``shift_range_box`` (a fraction of the box) from the centre."""
         self._spectra = spectra
         self._mask = mask
         self._config = config
         self._seed = seed
-        self._shift_range_box = shift_range_box
-        self._grid = rotation_grid(config.n_side).to(spectra.device)
+        self._space = space or PoseSpace()
+        grid = rotation_grid(config.n_side)
+        self._grid = grid[in_asymmetric_unit(grid, self._space.group)].to(spectra.device)
         self._dtype = fast_dtype(spectra.device)
         self._budget = budget or MemoryBudget.of_mebibytes(config.memory_mib)
         self._step = 0
@@ -147,7 +159,8 @@ class PosteriorSearch:
         grid = geometry.grid_of_density(self.density())
         slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
         sample = self._scores(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
-        temperature = temperature_for(sample, self._config.start_sharing ** (1 - way))
+        sharing = max(1.0, self._config.start_sharing / self._space.group.order)
+        temperature = temperature_for(sample, sharing ** (1 - way))
         found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature))
         self._maximise(found, batch, geometry)
         if self._spectra.noise.estimated:
@@ -180,9 +193,9 @@ class PosteriorSearch:
 
     def _shifts(self, batch: ParticleBatch) -> Float[Tensor, "shift 2"] | None:
         """Displacements to be compared at a batch's band limit; none: centred."""
-        if self._shift_range_box == 0:
+        if self._space.shift_range_box == 0:
             return None
-        return shift_grid(self._shift_range_box, batch.disc.radius).to(batch.observed.device)
+        return shift_grid(self._space.shift_range_box, batch.disc.radius).to(batch.observed.device)
 
     def _scores(self, batch: ParticleBatch, slices: Tensor, dtype: torch.dtype) -> Tensor:
         return log_likelihoods(batch, slices, shifts=self._shifts(batch), dtype=dtype)
@@ -214,15 +227,17 @@ class PosteriorSearch:
     def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
         """Fade what earlier minibatches said, add this one, and solve."""
         statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
+        for rotation in rotations_off_grid(self._grid, self._space.group):
+            statistics.add_slices(
+                found.weighted_data, found.weight, rotation, batch.disc, OVERSAMPLING
+            )
+        statistics = sum_on_grid(statistics, self._space.group)
         if self._statistics is not None:
             before = self._statistics.scaled(self._config.memory)
-            statistics = SufficientStatistics(
+            statistics += SufficientStatistics(
                 data=resize_centred(before.data, geometry.side, 3),
                 weight=resize_centred(before.weight, geometry.side, 3),
             )
-        statistics.add_slices(
-            found.weighted_data, found.weight, self._grid, batch.disc, OVERSAMPLING
-        )
         self._statistics = statistics
         self._density = solve_lightly(statistics, geometry) * self._mask
 

@@ -4,10 +4,13 @@ Stage 1 finds poses from nothing (by the posterior or the encoder) or is skipped
 are given; stage 2 moves every pose directly. Then an encoder is taught from the map, what it proposes
 is tried on every image, and it is kept for images to come. The run yields a record after every step
 and can be stopped, saved and continued after any of them.
+
+The axes of a symmetric particle are looked for in the map that stage 1 hands over, and once more after
+stage 2 where they did not show; from then on the particle is kept symmetric.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +20,8 @@ from torch import Tensor
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.fsc import FscCurve
+from cryogimbal.evaluation.half_alignment import HalfAlignment
+from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
 from cryogimbal.fourier.resample import centred_by_mass
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
@@ -38,7 +43,15 @@ from cryogimbal.inference.row_encoder import (
     row_encoder_to_state,
 )
 from cryogimbal.inference.stage_factory import StageFactory
+from cryogimbal.inference.symmetry_imposition import (
+    NOTHING_IMPOSED,
+    Imposition,
+    density_on_axes,
+    table_on_axes,
+    telling,
+)
 from cryogimbal.rotations import geodesic_distance_deg
+from cryogimbal.symmetry import nearest_same_image, symmetry_group
 
 
 @runtime_checkable
@@ -72,9 +85,6 @@ class StartingPoint:
     """At the working box, in any scale."""
     poses: PoseSet | None = None
     """Shifts count only where they are estimated."""
-    shift_sd_box: float | None = None
-    """How far particles are from their centres, per axis (standard deviation as a fraction of the box),
-    where shifts are estimated and that is known; none: anywhere within the range of the search."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +99,10 @@ class Reconstruction:
     """Of the images, and the scale of each particle."""
     encoder: RowEncoder | None
     """Taught from the density; none where that was not asked for."""
+    symmetry: Imposition = NOTHING_IMPOSED
+    """The group that the user has named, and whether it is imposed."""
+    half_alignment: HalfAlignment | None = None
+    """How the second of two independent halves was brought to the frame of the first."""
 
 
 class ReconstructionRun:
@@ -102,28 +116,34 @@ class ReconstructionRun:
         self._spectra = spectra
         self._config = config
         self._budget = MemoryBudget.of_mebibytes(config.posterior.memory_mib)
+        asked = symmetry_group(config.symmetry)
+        self._symmetry = Imposition(asked=asked, imposed=config.symmetry_from == "start")
         self._factory = StageFactory(
-            spectra=spectra, config=config, budget=self._budget, shift_sd_box=start.shift_sd_box
+            spectra=spectra, config=config, budget=self._budget, group=self._symmetry.group
         )
         self._volume = self._factory.decoding_volume()
         self._table: PoseTable | None = None
         self._encoder: RowEncoder | None = None
+        self._pending: list[NoticeRecord | SwitchRecord] = []
         self._stage = self._first_stage(start)
 
     def records(self) -> Iterator[Record]:
         """Run to the end, one record at a time."""
         while True:
+            yield from self._delivered()
             for record in self._stage.records():
                 yield record
                 yield from self._notices()
             following = self._hand_over(self._stage)
-            yield from self._notices()
+            self._pending += self._notices()
             if following is None:
+                yield from self._delivered()
                 return
             ended, self._stage = self._stage, following
-            yield SwitchRecord(
+            switch = SwitchRecord(
                 from_stage=ended.name, to_stage=self._stage.name, reason=ended.reason()
             )
+            self._pending.append(switch)
 
     def result(self) -> Reconstruction:
         """Poses and density of a run that has reached its end.
@@ -144,6 +164,7 @@ class ReconstructionRun:
             half_map_fsc=self._stage.update.half_map_fsc,
             noise=self._spectra.noise.to("cpu"),
             encoder=None if self._encoder is None else self._encoder.cpu(),
+            symmetry=self._symmetry,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -152,6 +173,8 @@ class ReconstructionRun:
         return {
             "stage": self._stage.name,
             "noise": self._spectra.noise.state_dict(),
+            "symmetry": self._symmetry.state_dict(),
+            "pending": [asdict(record) for record in self._pending],
             "volume": self._volume.state_dict(),
             "table": None if table is None else table.state_dict(),
             "encoder": None if encoder is None else row_encoder_to_state(encoder),
@@ -161,6 +184,12 @@ class ReconstructionRun:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint of a run with the same images and options."""
         self._spectra.noise.load_state_dict(state["noise"])
+        self._symmetry = self._symmetry.of_state(state["symmetry"])
+        self._factory = replace(self._factory, group=self._symmetry.group)
+        self._pending = [
+            NoticeRecord(**one) if "text" in one else SwitchRecord(**one)
+            for one in state["pending"]
+        ]
         if state["table"] is not None:
             self._table = PoseTable.of_state(state["table"], self._spectra.device)
             self._volume = self._factory.decoding_volume()
@@ -171,6 +200,11 @@ class ReconstructionRun:
         if self._table is not None:
             self._stage = self._stage_named(state["stage"], self._table)
         self._stage.load_state_dict(state["state"])
+
+    def _delivered(self) -> Iterator[NoticeRecord | SwitchRecord]:
+        """What a change of stages has left to tell; a checkpoint between has the rest."""
+        while self._pending:
+            yield self._pending.pop(0)
 
     def _notices(self) -> Iterator[NoticeRecord]:
         for text in self._budget.take_notices():
@@ -184,9 +218,9 @@ class ReconstructionRun:
             table = self._table_of(start.poses)
             if density is None:
                 density = self._factory.density_of_poses(table, self._volume)
-            return self._decoding(density, table)
+            return self._decoding(*self._on_axes(density, table))
         if density is not None:
-            return self._decoding(density, self._factory.table_of_modes(density))
+            return self._decoding_from_map(density)
         if self._config.start == "encoder":
             self._volume = self._factory.encoding_volume()
             return self._factory.auto_encoding(self._volume)
@@ -198,10 +232,15 @@ class ReconstructionRun:
             density = stage.density()
             if self._config.shift_range_box > 0:
                 density = centred_by_mass(density)
-            return self._decoding(density, self._factory.table_of_modes(density))
+            return self._decoding_from_map(density)
         if isinstance(stage, AutoEncoding):
             return self._after_auto_encoding(stage)
         assert self._table is not None
+        if isinstance(stage, AutoDecoding) and self._symmetry.is_sought:
+            fsc = stage.update.half_map_fsc
+            density, table = self._on_axes(self._volume.density(), self._table, fsc)
+            if self._symmetry.imposed:
+                return self._decoding(density, table)
         if isinstance(stage, HeadTraining):
             self._encoder = stage.encoder
             self._challenge(self._table, stage.encoder)
@@ -219,14 +258,56 @@ class ReconstructionRun:
             n_modes=self._config.auto_decoding.hypotheses,
             shift_range_box=self._config.shift_range_box,
         )
-        table = PoseTable.of_modes(modes)
         encoded, self._volume = self._volume, self._factory.decoding_volume()
-        if encoded.geometry == self._volume.geometry:
+        density, table = self._on_axes(encoded.density(), PoseTable.of_modes(modes))
+        if encoded.geometry == self._volume.geometry and not self._symmetry.imposed:
             # The factors go on as they are, not only their product.
             self._volume = encoded
             self._table = table
             return self._factory.auto_decoding(self._table, self._volume)
-        return self._decoding(encoded.density(), table)
+        return self._decoding(density, table)
+
+    def _decoding_from_map(self, density: Float[Tensor, "box box box"]) -> AutoDecoding:
+        """Stage 2 from a density alone."""
+        if self._symmetry.is_sought:
+            density, _ = self._sought(density, None)
+        return self._decoding(density, self._factory.table_of_modes(density))
+
+    def _on_axes(
+        self,
+        density: Float[Tensor, "box box box"],
+        table: PoseTable,
+        half_map_fsc: FscCurve | None = None,
+    ) -> tuple[Float[Tensor, "box box box"], PoseTable]:
+        """Density and poses in the frame of the group; as they are where its axes are not found."""
+        if not self._symmetry.is_sought:
+            return density, table
+        density, axes = self._sought(density, half_map_fsc)
+        if self._symmetry.imposed:
+            table = table_on_axes(table, axes.alignment, self._box_angstrom)
+        return density, table
+
+    def _sought(
+        self, density: Float[Tensor, "box box box"], half_map_fsc: FscCurve | None
+    ) -> tuple[Float[Tensor, "box box box"], SymmetryAxes]:
+        """Look for the axes of the group up to where the map can be trusted; the map on them."""
+        pixel_size = self._spectra.pixel_size_angstrom
+        limit = self._box_angstrom / self._config.posterior.end_radius
+        if half_map_fsc is not None:
+            limit = half_map_fsc.resolution_angstrom(0.5)
+        found = DensityMap(values=density.cpu(), voxel_size_angstrom=pixel_size)
+        axes = find_symmetry_axes(
+            found,
+            self._symmetry.asked,
+            centre="searched" if self._config.shift_range_box > 0 else "middle",
+            resolution_limit_angstrom=limit,
+        )
+        self._symmetry = self._symmetry.after(axes)
+        self._pending.append(NoticeRecord(text=telling(self._symmetry, axes)))
+        if self._symmetry.imposed:
+            self._factory = replace(self._factory, group=self._symmetry.group)
+            density = density_on_axes(found, axes).to(density)
+        return density, axes
 
     def _decoding(self, density: Float[Tensor, "box box box"], table: PoseTable) -> AutoDecoding:
         """Stage 2 from a density and poses found elsewhere."""
@@ -249,10 +330,11 @@ class ReconstructionRun:
             centring = Centring(start_box=shift, range_box=self._config.shift_range_box / 2)
         config = PoseInferenceConfig()
         for found in infer_poses(encoder, density, self._spectra, config, centring):
-            angle = geodesic_distance_deg(found.rotation, table.best_of(found.index).rotation)
-            another = angle > SAME_DEG
+            best = table.best_of(found.index).rotation
+            rotation = nearest_same_image(found.rotation, best, self._symmetry.group)
+            another = geodesic_distance_deg(rotation, best) > SAME_DEG
             modes = Modes(
-                rotation=found.rotation[another][:, None],
+                rotation=rotation[another][:, None],
                 residual=found.residual[another][:, None],
                 shift_box=None if found.shift_box is None else found.shift_box[another][:, None],
             )
@@ -261,7 +343,9 @@ class ReconstructionRun:
     def _poses(self, table: PoseTable) -> PoseSet:
         shift, rotation = table.best_shift_box(), table.best()
         if shift is None:
-            shift = torch.zeros(len(rotation), 2)
+            shift = torch.zeros(len(rotation), 2, device=rotation.device)
+        if self._spectra.centres is not None:
+            shift = shift + self._spectra.centres.shift_box
         return PoseSet(rotation=rotation, shift_angstrom=shift * self._box_angstrom).to("cpu")
 
     def _table_of(self, poses: PoseSet) -> PoseTable:

@@ -18,6 +18,8 @@ class StepRecord:
     """Images an epoch sees."""
     loss: float
     """Mean residual per coefficient of this batch."""
+    half_set: int | None = None
+    """Half of the stack that is searched, 1 or 2; none where all images are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class EpochRecord:
     """Mean share of an image's weight that went over to another of its hypotheses."""
     searched_again: int | None = None
     """Images that no hypothesis fitted and that were searched anew."""
+    half_set: int | None = None
+    """Half of the stack that is searched, 1 or 2; none where all images are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class SwitchRecord:
     from_stage: str
     to_stage: str
     reason: str
+    half_set: int | None = None
+    """Half of the stack that is searched, 1 or 2; none where all images are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,8 @@ class NoticeRecord:
     """Something that a person should know; the run goes on."""
 
     text: str
+    half_set: int | None = None
+    """Half of the stack that is searched, 1 or 2; none where all images are."""
 
 
 Record = StepRecord | EpochRecord | SwitchRecord | NoticeRecord

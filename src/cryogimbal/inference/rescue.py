@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.pose_fit import pose_fits
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import HartleyVolume
@@ -16,7 +17,9 @@ from cryogimbal.inference.mode_search import (
     find_modes,
     prepared_density,
 )
+from cryogimbal.inference.modes import Modes
 from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.symmetry import SymmetryGroup, nearest_same_image
 
 # Robust standard deviations below the median image at which a fit counts as an outlier.
 OUTLIER_DEVIATIONS = 1.5
@@ -80,7 +83,17 @@ def search_again(
     What is found stands beside the pose that the image had, until both have been compared.
     """
     if len(index) > 0:
-        table.challenge(index, find_modes(spectra.subset(index), density, search, budget))
+        modes = find_modes(spectra.subset(index), density, search, budget)
+        table.challenge(index, nearest_to(table.best_of(index), modes, search.group))
+
+
+def nearest_to(best: Hypotheses, modes: Modes, group: SymmetryGroup) -> Modes:
+    """Of the poses that look the same those that lie nearest to the pose which an image has.
+
+    What is the same pose after all is then seen to be the same.
+    """
+    reference = best.rotation[:, None].expand_as(modes.rotation)
+    return replace(modes, rotation=nearest_same_image(modes.rotation, reference, group))
 
 
 def misfits(

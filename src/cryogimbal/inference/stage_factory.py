@@ -21,14 +21,14 @@ from cryogimbal.inference.auto_encoding import AutoEncoding
 from cryogimbal.inference.config import BandConfig, ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.grid_search import density_of_poses
-from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
+from cryogimbal.inference.head_training import HeadTraining, RenderedPoses, new_row_encoder
 from cryogimbal.inference.loss import residual_named
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, find_modes
 from cryogimbal.inference.pose_inference import centring_by_mean_slice
 from cryogimbal.inference.pose_steps import AdamSteps, GaussNewtonSteps, PoseSteps
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.posterior_search import PosteriorSearch
+from cryogimbal.inference.posterior_search import PoseSpace, PosteriorSearch
 from cryogimbal.inference.rescue import OutlierSearch
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
@@ -70,9 +70,6 @@ class StageFactory:
     budget: MemoryBudget
     group: SymmetryGroup = NO_SYMMETRY
     """Imposed on the particle, whose axes are the frame's."""
-
-    shift_sd_box: float | None = None
-    """How far particles are from their centres, per axis; none: not known."""
 
     def mask(self) -> Float[Tensor, "box box box"]:
         """Soft sphere that the particle is taken to lie in."""
@@ -120,7 +117,9 @@ class StageFactory:
             config,
             seed,
             budget=self.budget,
-            shift_range_box=self._shift_range_box(FIRST_SEARCH_DEVIATIONS),
+            space=PoseSpace(
+                shift_range_box=self._shift_range_box(FIRST_SEARCH_DEVIATIONS), group=self.group
+            ),
         )
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
@@ -158,7 +157,10 @@ class StageFactory:
             density,
             self.config.head_training,
             self.config.seed,
-            centring_error_box=self._centring_error_box(encoder, density, table),
+            RenderedPoses(
+                centring_error_box=self._centring_error_box(encoder, density, table),
+                group=self.group,
+            ),
         )
 
     def table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
@@ -205,14 +207,16 @@ class StageFactory:
             n_side=self.config.posterior.mode_n_side,
             n_modes=self.config.auto_decoding.hypotheses,
             shift_range_box=self._shift_range_box(SEARCH_DEVIATIONS),
+            group=self.group,
         )
 
     def _shift_range_box(self, deviations: float) -> float:
         """How far around its centre a particle is searched, as a fraction of the box."""
         largest = self.config.shift_range_box
-        if self.shift_sd_box is None:
+        centres = self.spectra.centres
+        if centres is None:
             return largest
-        return min(largest, deviations * self.shift_sd_box)
+        return min(largest, deviations * float(centres.variance_box2.mean().sqrt()))
 
     def _centring_error_box(
         self, encoder: RowEncoder, density: Float[Tensor, "box box box"], table: PoseTable

@@ -1,0 +1,36 @@
+"""The search of a run: one over all images, or one over each half."""
+
+from cryogimbal.cli.prepare import PreparedInput, is_to_be_centred, read_part
+from cryogimbal.inference.centring import centred
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.half_sets import HalfSetRuns, config_of_half
+from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
+
+Search = ReconstructionRun | HalfSetRuns
+
+
+def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Search:
+    """The search that the options ask for, at its beginning.
+
+    Images of a second half are read when its turn comes.
+    """
+    if config.half_sets == "shared":
+        return ReconstructionRun(prepared.spectra, config, prepared.start)
+
+    def begin(number: int) -> ReconstructionRun:
+        index, spectra, poses = (
+            prepared.half_sets.index(number),
+            prepared.spectra,
+            prepared.start.poses,
+        )
+        if number != 1:
+            box, device = spectra.disc.box, spectra.device
+            spectra = read_part(prepared.stack, index, box, prepared.preprocessing, device)
+            if is_to_be_centred(config):
+                spectra = centred(spectra, config.shift_range_box)
+        start = StartingPoint(
+            density=prepared.start.density, poses=None if poses is None else poses[index]
+        )
+        return ReconstructionRun(spectra, config_of_half(config, number), start)
+
+    return HalfSetRuns(prepared.half_sets, begin)
