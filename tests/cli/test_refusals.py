@@ -267,3 +267,18 @@ def test_maps_that_cannot_be_compared(
         new.voxel_size = PIXEL_SIZE
     assert_says(refused(capsys, "fsc", truth, small), BOX, BOX - 4)
     assert_says(refused(capsys, "fsc", truth, tmp_path / "none.mrc"), "none.mrc", "no such file")
+
+
+@pytest.mark.parametrize("name", ["D1", "C21", "I5", "seven"])
+def test_a_symmetry_that_does_not_exist(
+    name: str, simulated: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    table = simulated / "particles.star"
+    for options in (
+        ("reconstruct", table, "--out", run, "--symmetry", name),
+        ("evaluate", finished, "--truth-star", simulated / "truth.star", "--symmetry", name),
+    ):
+        message = refused(capsys, *options)
+        assert_says(message, name, "expected C1 to C20, D2 to D10, T, O, I", "name one")
+    assert not run.exists()

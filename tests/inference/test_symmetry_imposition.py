@@ -16,6 +16,7 @@ from cryogimbal.evaluation.alignment import Alignment
 from cryogimbal.evaluation.fsc import fourier_shell_correlation
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.evaluation.symmetric_density import symmetrise_density
+from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.config import (
@@ -32,7 +33,7 @@ from cryogimbal.inference.modes import Modes
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import PoseSpace, PosteriorSearch
 from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
-from cryogimbal.inference.records import NoticeRecord
+from cryogimbal.inference.records import NoticeRecord, SwitchRecord
 from cryogimbal.inference.rescue import nearest_to
 from cryogimbal.inference.symmetry_imposition import table_on_axes
 from cryogimbal.rotations import (
@@ -145,6 +146,34 @@ def test_a_group_that_the_particle_does_not_have_is_not_imposed(
     assert not found.symmetry.imposed
     assert found.symmetry.to_dict()["symmetry"] == "C1"
     assert pose_errors(found.poses, poses(truth)).rotation_error_deg.median() < 4
+
+
+def test_axes_that_show_only_later_are_found_in_the_next_map(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spectra, density, truth, rotation = images_of("C2", 150, generator)
+    searches: list[SymmetryAxes] = []
+
+    def blurred_at_first(*arguments: Any, **options: Any) -> SymmetryAxes:
+        axes = find_symmetry_axes(*arguments, **options)
+        searches.append(axes)
+        return replace(axes, agreement=0.2) if len(searches) == 1 else axes
+
+    monkeypatch.setattr("cryogimbal.inference.reconstruct.find_symmetry_axes", blurred_at_first)
+    run = ReconstructionRun(spectra, replace(TINY, symmetry="C2"), StartingPoint(density=density))
+    records = list(run.records())
+    told = notices(records)
+    assert "to 0.20" in told[0]
+    assert "looks again in its next map" in told[0]
+    assert "kept symmetric from here" in told[1]
+    switches = [record for record in records if isinstance(record, SwitchRecord)]
+    assert [(s.from_stage, s.to_stage) for s in switches] == [("auto_decoding", "auto_decoding")]
+    result = run.result()
+    assert result.symmetry.imposed
+    assert symmetric_by(result.density.values, "C2") > 0.99
+    on_axes = poses((truth.double() @ rotation.T).float())
+    errors = pose_errors(result.poses, on_axes, group=symmetry_group("C2"))
+    assert errors.rotation_error_deg.median() < 4
 
 
 def through_a_file(state: dict[str, object]) -> dict[str, object]:

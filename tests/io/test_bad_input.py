@@ -82,15 +82,15 @@ def test_stack_shorter_than_the_table_says(write_table: Callable[..., Path]) -> 
 def test_mixed_boxes(write_table: Callable[..., Path], tmp_path: Path) -> None:
     write_stack(tmp_path / "other.mrcs", 1, BOX + 1)
     path = write_table(names=["1@stack.mrcs", "2@stack.mrcs", "1@other.mrcs"])
+    path.write_text(path.read_text().replace(f" {PIXEL_SIZE} {BOX}\n", f" {PIXEL_SIZE} 0\n"))
     assert_says(
         refusal_of_table(path),
         path,
         "row 3",
-        "expected a box of 8 pixels",
-        tmp_path / "stack.mrcs",
+        "expected a box of 8 pixels as in row 1",
         tmp_path / "other.mrcs",
         "found 9",
-        "extract all particles with one box",
+        "optics group of their own",
     )
 
 
@@ -101,17 +101,16 @@ def two_groups(path: Path, second: str) -> None:
     path.write_text(f"{text.removesuffix('1')}2\n")
 
 
-def test_two_pixel_sizes(write_table: Callable[..., Path]) -> None:
-    path = write_table()
-    two_groups(path, f"krios 2 300 2.7 0.1 1.25 {BOX}")
+def test_two_pixel_sizes_in_one_group(write_table: Callable[..., Path]) -> None:
+    path = write_table({"rlnImagePixelSize": ["2.5", "2.5", "1.25"]})
     assert_says(
         refusal_of_table(path),
         path,
         "row 3",
-        "expected one pixel size",
-        "2.5 Å in optics group 'opticsGroup1'",
-        "1.25 Å in 'krios'",
-        "reconstruct one of them",
+        "expected a pixel size of 2.5 Å as in row 1",
+        "'opticsGroup1'",
+        "found 1.25",
+        "optics group of their own",
     )
 
 
@@ -122,10 +121,9 @@ def test_two_declared_boxes(write_table: Callable[..., Path]) -> None:
         refusal_of_table(path),
         path,
         "row 3",
-        "expected one box",
-        "8 pixels in optics group 'opticsGroup1'",
-        "6 in 'krios'",
-        "reconstruct one of them",
+        "expected a box of 6 pixels as the table says of optics group 'krios'",
+        "found 8",
+        "another extraction",
     )
 
 
@@ -232,11 +230,27 @@ def test_image_name_without_a_number_from_one(write_table: Callable[..., Path], 
     assert_says(refusal_of_table(path), path, "row 2", f"'{name}'", "expected NUMBER@FILE")
 
 
-@pytest.mark.parametrize("column", ["rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"])
-def test_images_of_another_model(write_table: Callable[..., Path], column: str) -> None:
-    assert read_particles(write_table({column: ["0", "0", "0"]}))[1].warnings == ()
+TREATMENTS = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
+
+
+@pytest.mark.parametrize("column", TREATMENTS)
+def test_one_group_treated_in_two_ways(write_table: Callable[..., Path], column: str) -> None:
+    assert read_particles(write_table({column: ["0", "0", "0"]}))[0].optics[0].treatment == "none"
     path = write_table({column: ["0", "1", "0"]})
-    assert_says(refusal_of_table(path), path, "row 2", f"_{column} is 1", "expected 0", "extract")
+    assert_says(
+        refusal_of_table(path),
+        path,
+        "row 2",
+        "as in row 1",
+        "'opticsGroup1'",
+        column,
+        "of their own",
+    )
+
+
+def test_images_multiplied_and_flipped_at_once(write_table: Callable[..., Path]) -> None:
+    path = write_table({name: ["1", "1", "1"] for name in TREATMENTS})
+    assert_says(refusal_of_table(path), path, "row 1", "found both set", *TREATMENTS, "correct")
 
 
 def test_poses_of_a_table_without_angles(write_table: Callable[..., Path]) -> None:

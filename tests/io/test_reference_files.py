@@ -74,14 +74,14 @@ def test_table_is_read_or_refused(reference_data: Path, name: str) -> None:
     optics = read_optics(read_table(path))
     assert len(optics.index) == expected
     assert optics.ctf.voltage_kilovolt.min() >= 100
-    with pytest.raises(InputError, match=r"no such image file; tried|expected one pixel size"):
+    with pytest.raises(InputError, match="no such image file; tried"):
         read_particles(path)
 
 
-def test_the_table_with_six_groups_is_refused_for_its_pixel_sizes(reference_data: Path) -> None:
+def test_the_table_with_six_groups_has_their_pixel_sizes(reference_data: Path) -> None:
     path = reference_data / "metadata/cryodrgn/relion31.6opticsgroups.star"
-    with pytest.raises(InputError, match=r"1\.25 Å in optics group .* and 1\.24 Å in"):
-        read_particles(path)
+    sizes = read_optics(read_table(path)).pixel_size_angstrom
+    assert {1.24, 1.25} <= {round(float(size), 4) for size in sizes}
 
 
 @pytest.mark.parametrize("name", PARTICLES)

@@ -1,10 +1,14 @@
 """The microscope: shared settings of an optics group and the CTF values of each particle."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+CtfTreatment = Literal["none", "phase_flipped", "multiplied"]
+"""What has been done to stored images: nothing, the signs of their CTF undone, or multiplied by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,12 @@ class OpticsGroup:
     amplitude_contrast: float
     pixel_size_angstrom: float
     box: int
+    treatment: CtfTreatment = "none"
+
+    @property
+    def width_angstrom(self) -> float:
+        """Field of view of the images."""
+        return self.box * self.pixel_size_angstrom
 
 
 @dataclass(frozen=True, kw_only=True)

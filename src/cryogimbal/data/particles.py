@@ -1,5 +1,6 @@
 """A particle stack: where the images are, and what is known of each."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -8,6 +9,9 @@ from torch import Tensor
 
 from cryogimbal.data.optics import CtfParameters, OpticsGroup
 from cryogimbal.data.poses import PoseSet
+
+# Tables round pixel sizes to six digits.
+PIXEL_SIZE_TOLERANCE = 1e-4
 
 
 @runtime_checkable
@@ -21,11 +25,11 @@ class ImageSource(Protocol):
 
     @property
     def box(self) -> int:
-        """Pixels a side."""
+        """Pixels a side, of the first where they differ."""
         ...
 
     def read(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch box box"]:
-        """The chosen images as float32, as they are stored."""
+        """The chosen images, all of one box, as float32, as they are stored."""
         ...
 
 
@@ -91,14 +95,41 @@ class ParticleStack:
         return len(self.ctf)
 
     @property
+    def has_one_sampling(self) -> bool:
+        """Whether all optics groups share box and pixel size."""
+        first = self.optics[0]
+        return all(
+            group.box == first.box
+            and math.isclose(
+                group.pixel_size_angstrom,
+                first.pixel_size_angstrom,
+                rel_tol=PIXEL_SIZE_TOLERANCE,
+            )
+            for group in self.optics
+        )
+
+    @property
+    def width_angstrom(self) -> float:
+        """Field of view that all images share: that of the narrowest."""
+        if self.has_one_sampling:
+            return self.images.box * self.optics[0].pixel_size_angstrom
+        return min(group.width_angstrom for group in self.optics)
+
+    @property
     def box(self) -> int:
-        """Pixels a side."""
-        return self.images.box
+        """Pixels a side; of several samplings, the shared field of view in the finest of them."""
+        if self.has_one_sampling:
+            return self.images.box
+        finest = min(group.pixel_size_angstrom for group in self.optics)
+        # A width that is a whole number of pixels must not lose one by rounding.
+        return math.floor(self.width_angstrom / finest * (1 + PIXEL_SIZE_TOLERANCE))
 
     @property
     def pixel_size_angstrom(self) -> float:
-        """Sampling of the images; one for the whole stack."""
-        return self.optics[0].pixel_size_angstrom
+        """Sampling of :attr:`box` over the shared field of view."""
+        if self.has_one_sampling:
+            return self.optics[0].pixel_size_angstrom
+        return self.width_angstrom / self.box
 
     def __getitem__(self, index: Int[Tensor, " chosen"]) -> "ParticleStack":
         """The chosen particles, in the given order; images stay where they are."""

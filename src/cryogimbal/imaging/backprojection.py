@@ -3,19 +3,21 @@
 Everything that particles contribute is a sum, so half-sets, tiles and ranks add up.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
-from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.slices import add_backprojection
 from cryogimbal.imaging.volume import GridGeometry
+
+PLANES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +98,13 @@ def solve_density(
         Added to the weight of each shell of one cycle per box, from shell 0; the last value is used
         beyond. It is the inverse signal power in units where the noise variance is 1 (a Wiener filter).
     """
-    side, step = geometry.side, geometry.oversampling
-    shell = (radius_grid(side, 3, device=statistics.data.device) / step).round().long()
-    prior = prior_weight[shell.clamp(max=len(prior_weight) - 1)]
-    inside = shell <= geometry.radius
-    denominator = (statistics.weight + prior).clamp_min(torch.finfo(prior.dtype).tiny)
-    grid = torch.where(inside, statistics.data / denominator, 0.0)
+    grid = torch.empty_like(statistics.data)
+    tiny = torch.finfo(prior_weight.dtype).tiny
+    for planes, shell in _slabs(geometry, grid.device):
+        prior = prior_weight[shell.clamp(max=len(prior_weight) - 1)]
+        denominator = (statistics.weight[planes] + prior).clamp_min(tiny)
+        quotient = statistics.data[planes] / denominator
+        grid[planes] = torch.where(shell <= geometry.radius, quotient, 0.0)
     return geometry.density_of_grid(grid) / geometry.kernel(grid.device).square()
 
 
@@ -109,10 +112,27 @@ def mean_weight_per_shell(
     statistics: SufficientStatistics, geometry: GridGeometry
 ) -> Float[Tensor, " shell"]:
     """Mean of the weight over each shell of one cycle per box inside the geometry's radius."""
-    shell = radius_grid(geometry.side, 3, device=statistics.weight.device) / geometry.oversampling
     n_shells = int(geometry.radius) + 1
-    index = shell.round().long().clamp(max=n_shells).flatten()
-    total = statistics.weight.new_zeros(n_shells + 1).index_add(
-        0, index, statistics.weight.flatten()
-    )
-    return (total / torch.bincount(index, minlength=n_shells + 1))[:n_shells]
+    total = statistics.weight.new_zeros(n_shells + 1)
+    count = torch.zeros(n_shells + 1, dtype=torch.long, device=total.device)
+    for planes, shell in _slabs(geometry, total.device):
+        index = shell.clamp(max=n_shells).flatten()
+        total.index_add_(0, index, statistics.weight[planes].flatten())
+        count += torch.bincount(index, minlength=n_shells + 1)
+    return (total / count)[:n_shells]
+
+
+def _slabs(
+    geometry: GridGeometry, device: torch.device
+) -> Iterator[tuple[slice, Int[Tensor, "_ side side"]]]:
+    """Planes of the grid, some at a time, with the shell of every sample.
+
+    All at once the shells alone would be as large as the sums of four half-sets.
+    """
+    side = geometry.side
+    axis = torch.arange(side, device=device, dtype=torch.float64) - side // 2
+    squares = axis.square()
+    for first in range(0, side, PLANES_AT_ONCE):
+        planes = slice(first, first + PLANES_AT_ONCE)
+        squared = squares[planes, None, None] + squares[:, None] + squares
+        yield planes, (squared.sqrt() / geometry.oversampling).round().long()

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.fourier.disc import Disc, make_disc, mirror_row
-from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.image_rows import places_of_one_kind, rows_of_images
 
 Contrast = Literal["light", "dark"]
 """Of the particles against their background."""
@@ -90,7 +90,9 @@ def measure_contrast(
     rows, ctf = torch.empty(n, disc.n_coefficients), torch.empty(n, disc.n_coefficients)
     for place in torch.arange(n).split(READ_BATCH):
         index = chosen[place]
-        rows[place] = disc.gather(image_to_hartley(stack.images.read(index)))
+        for group, part in places_of_one_kind(stack, index):
+            images, values = stack.images.read(index[part]), stack.ctf[index[part]]
+            rows[place[part]] = rows_of_images(images, values, group, disc, width_angstrom)
         ctf[place] = transfer_function(stack.ctf[index], disc.frequency_index / width_angstrom)
     peaks = blob_peaks(rows, ctf, disc, radius)
     return ContrastMeasurement(n_images=n, n_light=int((peaks > 0).sum()))

@@ -107,25 +107,42 @@ class BackgroundSpectrum:
         box = window.shape[-1]
         self._window = window
         self._sum = torch.zeros(n_groups, box // 2 + 1, dtype=torch.float64)
-        self._n = torch.zeros(n_groups, dtype=torch.float64)
+        self._n = torch.zeros(n_groups, box // 2 + 1, dtype=torch.float64)
+        self._per_shell = shell_sum(torch.ones(box, box, dtype=torch.float64), 2)
 
-    def add(self, images: Float[Tensor, "batch box box"], group: Int[Tensor, " batch"]) -> None:
-        """Take in images whose background has mean 0."""
+    def add(
+        self,
+        images: Float[Tensor, "batch box box"],
+        group: Int[Tensor, " batch"],
+        filtered: Float[Tensor, "batch box box"] | None = None,
+    ) -> None:
+        """Take in images whose background has mean 0.
+
+        ``filtered`` is what the power of their noise has been multiplied by since it was made, at each
+        sample of the centred spectrum; the variance is that of before.
+        """
         power = image_to_hartley(images * self._window).square()
         for number in group.unique().tolist():
             chosen = power[group == number]
             self._sum[number] += shell_sum(chosen.double().sum(0), 2)
-            self._n[number] += len(chosen)
+            if filtered is None:
+                self._n[number] += len(chosen)
+            else:
+                passed = filtered[group == number].double().sum(0)
+                self._n[number] += shell_sum(passed, 2) / self._per_shell
+
+    @property
+    def seen(self) -> bool:
+        """Whether there has been any image."""
+        return bool(self._n.any())
 
     def variance(self, n_shells: int) -> Float[Tensor, "group shell"]:
         """Of a Hartley coefficient in the first shells; groups without an image have that of all."""
-        box = self._window.shape[-1]
-        per_shell = shell_sum(torch.ones(box, box, dtype=torch.float64), 2)
         energy = self._window.double().square().mean()
-        total = self._sum / (per_shell * energy)
-        mean = total.sum(0) / self._n.sum().clamp_min(1)
-        empty = (self._n == 0)[:, None]
-        found = torch.where(empty, mean, total / self._n.clamp_min(1)[:, None])
+        total = self._sum / (self._per_shell * energy)
+        tiny = torch.finfo(total.dtype).tiny
+        mean = total.sum(0) / self._n.sum(0).clamp_min(tiny)
+        found = torch.where(self._n == 0, mean, total / self._n.clamp_min(tiny))
         # The background's own mean has been subtracted, which says nothing of that of the image.
         found[:, 0] = found[:, 1]
         return found[:, :n_shells].float()

@@ -15,17 +15,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cryogimbal.data.optics import CtfParameters
-from cryogimbal.data.particles import ParticleStack
+from cryogimbal.data.optics import CtfParameters, OpticsGroup
+from cryogimbal.data.particles import PIXEL_SIZE_TOLERANCE, ParticleStack
 from cryogimbal.errors import InputError
 from cryogimbal.fourier.disc import Disc, make_disc
-from cryogimbal.fourier.resample import crop_centred
 from cryogimbal.fourier.shells import radius_grid
-from cryogimbal.fourier.transforms import hartley_to_image, image_to_hartley
+from cryogimbal.fourier.transforms import hartley_to_image
 from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.image_rows import (
+    places_of_one_kind,
+    rows_of_images,
+    square_transfer,
+    transfer_rows,
+)
 from cryogimbal.imaging.model import ParticleBatch
-from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel, excess_of_power
+from cryogimbal.imaging.noise import BackgroundSpectrum, NoiseModel, excess_of_power, shell_mean
 from cryogimbal.imaging.shifts import shift_row
 
 READ_BATCH = 256
@@ -34,6 +39,9 @@ FAINTEST_BACKGROUND = 1e-6
 WINDOW_EDGE_PX = 4.0
 # What is in an image beside its particle shows below this, in cycles per box.
 POWER_RADIUS = 8.0
+# Most of the signal lies below this many cycles per box.
+GROUP_SCALE_RADIUS = 12.0
+GROUP_SCALE_RANGE = (0.05, 20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,8 @@ class ParticleSpectra:
     """Of the rows; what :meth:`batch` gives is divided by it."""
     centres: Centres | None = None
     """What the rows have been moved back by beside given shifts; none: by nothing."""
+    optics: tuple[OpticsGroup, ...] = ()
+    """All groups, where images of some say nothing at some frequencies; else none are needed."""
 
     def __len__(self) -> int:
         """Number of particles."""
@@ -68,6 +78,9 @@ class ParticleSpectra:
         frequency = disc.frequency_index / (disc.box * self.pixel_size_angstrom)
         weight = self.noise.weight(index, disc)
         ctf = transfer_function(self.ctf[index], frequency)
+        if self.optics:
+            width_angstrom = self.disc.box * self.pixel_size_angstrom
+            ctf = transfer_rows(ctf, self.optics, self.noise.group[index], disc, width_angstrom)
         return ParticleBatch(
             disc=disc,
             observed=self.rows[index, : disc.n_coefficients] * weight,
@@ -77,11 +90,10 @@ class ParticleSpectra:
 
     def subset(self, index: Int[Tensor, " chosen"]) -> "ParticleSpectra":
         """The chosen particles, in the given order."""
-        return ParticleSpectra(
-            disc=self.disc,
+        return replace(
+            self,
             rows=self.rows[index],
             ctf=self.ctf[index],
-            pixel_size_angstrom=self.pixel_size_angstrom,
             noise=self.noise.subset(index),
             centres=None if self.centres is None else self.centres[index],
         )
@@ -127,34 +139,125 @@ def read_spectra(
             "choose a smaller one"
         )
     pixel_size = stack.pixel_size_angstrom * stack.box / working_box
-    background = background_mask(
-        stack.box, stack.pixel_size_angstrom, how.particle_diameter_angstrom
-    )
-    disc, n_groups = make_disc(working_box), len(stack.optics)
-    seen = BackgroundSpectrum(background_window(background), n_groups)
+    disc = make_disc(working_box)
+    seen = Backgrounds(stack, how.particle_diameter_angstrom)
     rows = torch.empty(len(stack), disc.n_coefficients)
     for index in torch.arange(len(stack)).split(READ_BATCH):
-        images = normalise_background(stack.images.read(index), background, first=int(index[0]))
-        chunk = how.contrast_sign * disc.gather(
-            crop_centred(image_to_hartley(images), working_box, 2)
-        )
-        if how.noise == "estimate":
-            seen.add(images, stack.optics_index[index])
-        if how.centring_shift_angstrom is not None:
-            shift_box = -how.centring_shift_angstrom[index] / (working_box * pixel_size)
-            chunk = shift_row(chunk, shift_box, disc)
-        rows[index] = chunk
+        for group, places in places_of_one_kind(stack, index):
+            part = index[places]
+            images = seen.normalised(stack.images.read(part), group, part)
+            if how.noise == "estimate":
+                seen.add(images, group, part)
+            chunk = how.contrast_sign * rows_of_images(
+                images, stack.ctf[part], group, disc, stack.width_angstrom
+            )
+            if how.centring_shift_angstrom is not None:
+                shift_box = -how.centring_shift_angstrom[part] / (working_box * pixel_size)
+                chunk = shift_row(chunk, shift_box, disc)
+            rows[part] = chunk
     model = NoiseModel.white(len(stack), working_box, stack.optics_index)
     if how.noise == "estimate":
-        model = replace(model, variance=seen.variance(working_box // 2 + 1), estimated=True)
+        variance = seen.variance(working_box // 2 + 1)
+        model = replace(model, variance=variance, estimated=True)
         model = replace(model, excess=excess_of_power(_low_power(rows, disc, model)))
-    return ParticleSpectra(
+    spectra = ParticleSpectra(
         disc=disc.to(device),
         rows=rows.to(device),
         ctf=stack.ctf.to(device),
         pixel_size_angstrom=pixel_size,
         noise=model.to(device),
+        optics=silent_optics(stack),
     )
+    if not stack.has_one_sampling:
+        enter_group_scales(spectra)
+    return spectra
+
+
+def enter_group_scales(spectra: ParticleSpectra) -> None:
+    """Scale of each optics group's signal beside all images', from their power above the noise.
+
+    With P the power of a shell behind all images, ``s^2 = sum C^2 P (H^2 - 1) / sum (C^2 P)^2`` over the
+    images of a group; where the noise leaves s^2 uncertain by more than a quarter it stays 1.
+    """
+    noise, radius = spectra.noise, min(GROUP_SCALE_RADIUS, spectra.disc.radius)
+    disc = spectra.disc.truncate(radius)
+    shape = (len(noise.variance), disc.n_coefficients)
+    excess, fourths = torch.zeros(2, *shape, device=spectra.device)
+    for index in torch.arange(len(spectra), device=spectra.device).split(READ_BATCH):
+        batch, group = spectra.batch(index, radius), noise.group[index]
+        power = batch.ctf.square()
+        above = power * (batch.observed.square() - 1)
+        excess.index_add_(0, group, above)
+        fourths.index_add_(0, group, power.square())
+    shell = disc.shell_per_coefficient
+    behind = shell_mean(excess.sum(0), disc) / shell_mean(fourths.sum(0), disc).clamp_min(1e-20)
+    # The zero frequency holds what normalisation has left of it.
+    behind[0] = 0.0
+    weight = behind.clamp_min(0)[shell]
+    scale = torch.ones(len(noise.variance), device=spectra.device)
+    for number in range(len(scale)):
+        information = (fourths[number] * weight.square()).sum()
+        if information * 0.25**2 > 2:
+            found = (excess[number] * weight).sum() / information
+            scale[number] = found.clamp(*GROUP_SCALE_RANGE).sqrt()
+    noise.scale.mul_(scale[noise.group] / scale[noise.group].median())
+
+
+class Backgrounds:
+    """What lies outside the particles, for images of each box and pixel size."""
+
+    def __init__(self, stack: ParticleStack, diameter_angstrom: float | None) -> None:
+        self._stack = stack
+        self._diameter = diameter_angstrom
+        self._masks: dict[OpticsGroup, Tensor] = {}
+        self._spectra: dict[OpticsGroup, BackgroundSpectrum] = {}
+
+    def normalised(self, images: Tensor, group: OpticsGroup, index: Tensor) -> Tensor:
+        """Background of mean 0 and standard deviation 1."""
+        return normalise_background(images, self._mask(group, images.shape[-1]), index=index)
+
+    def add(self, images: Tensor, group: OpticsGroup, index: Tensor) -> None:
+        """Take in normalised images."""
+        if group not in self._spectra:
+            window = background_window(self._mask(group, images.shape[-1]))
+            self._spectra[group] = BackgroundSpectrum(window, len(self._stack.optics))
+        filtered = None
+        if group.treatment == "multiplied":
+            power = square_transfer(self._stack.ctf[index], group, images.shape[-1]).square()
+            filtered = power / power.mean((-2, -1), keepdim=True)
+        self._spectra[group].add(images, self._stack.optics_index[index], filtered)
+
+    def variance(self, n_shells: int) -> Float[Tensor, "group shell"]:
+        """Of each optics group, in shells of the common field of view."""
+        if len(self._spectra) == 1:
+            seen = next(iter(self._spectra.values()))
+            if self._stack.has_one_sampling:
+                return seen.variance(n_shells)
+        found = torch.ones(len(self._stack.optics), n_shells)
+        for first, seen in self._spectra.items():
+            own = seen.variance(first.box // 2 + 1)
+            place = torch.arange(n_shells) * (first.width_angstrom / self._stack.width_angstrom)
+            below = place.long().clamp(max=own.shape[1] - 1)
+            above = (below + 1).clamp(max=own.shape[1] - 1)
+            common = torch.lerp(own[:, below], own[:, above], (place - below).clamp(max=1.0))
+            for number in self._stack.optics_index.unique().tolist():
+                group = self._stack.optics[number]
+                if group.box == first.box and group.treatment == first.treatment:
+                    same = group.pixel_size_angstrom / first.pixel_size_angstrom
+                    if abs(same - 1) <= PIXEL_SIZE_TOLERANCE:
+                        found[number] = common[number]
+        return found
+
+    def _mask(self, group: OpticsGroup, box: int) -> Tensor:
+        if group not in self._masks:
+            self._masks[group] = background_mask(box, group.pixel_size_angstrom, self._diameter)
+        return self._masks[group]
+
+
+def silent_optics(stack: ParticleStack) -> tuple[OpticsGroup, ...]:
+    """All groups of a stack in which some images say nothing at some frequencies; else none."""
+    multiplied = any(group.treatment == "multiplied" for group in stack.optics)
+    return stack.optics if multiplied or not stack.has_one_sampling else ()
 
 
 def _low_power(
@@ -200,21 +303,25 @@ def background_window(background: Bool[Tensor, "box box"]) -> Float[Tensor, "box
 
 
 def normalise_background(
-    images: Float[Tensor, "batch box box"], background: Bool[Tensor, "box box"], *, first: int = 0
+    images: Float[Tensor, "batch box box"],
+    background: Bool[Tensor, "box box"],
+    *,
+    index: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch box box"]:
     """Subtract the background's mean and divide by its standard deviation, image by image.
 
     Raises
     ------
     InputError
-        If the background of an image is constant; ``first`` is the stack index of the first image.
+        If the background of an image is constant; ``index`` are the images' places in the stack.
     """
     ring = images[:, background]
     deviation = ring.std(dim=1)
     # Rounding leaves something on a constant background; magnified to 1 it would drown the particle.
     constant = deviation <= FAINTEST_BACKGROUND * images.flatten(1).std(dim=1)
     if bool(constant.any()):
-        bad = first + int(constant.nonzero()[0])
+        bad = int(constant.nonzero()[0])
+        bad = bad if index is None else int(index[bad])
         raise InputError(
             f"particle {bad + 1}: expected a background with noise, found a constant one; "
             "remove the particle or give a smaller --particle-diameter"

@@ -14,15 +14,14 @@ from torch import Tensor
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.fourier.disc import Disc, make_disc
-from cryogimbal.fourier.resample import crop_centred
-from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.ctf import transfer_function
+from cryogimbal.imaging.image_rows import places_of_one_kind, rows_of_images, transfer_rows
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.shifts import shift_row
-from cryogimbal.imaging.spectra import background_mask, normalise_background
+from cryogimbal.imaging.spectra import Backgrounds, silent_optics
 from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.symmetry import SymmetryGroup
@@ -65,23 +64,28 @@ def centred_batches(
     InputError
         If an image has no background to normalise by, or cannot be read.
     """
-    disc = reading.disc()
+    disc, device = reading.disc(), reading.device
     width_angstrom = stack.box * stack.pixel_size_angstrom
     frequency = disc.frequency_index / width_angstrom
-    background = background_mask(
-        stack.box, stack.pixel_size_angstrom, reading.particle_diameter_angstrom
-    )
-    for part in index.cpu().split(max(1, PIXELS_AT_ONCE // stack.box**2)):
-        images = normalise_background(stack.images.read(part), background, first=int(part[0]))
-        square = crop_centred(image_to_hartley(images.to(reading.device)), reading.box, 2)
-        shift_box = poses.shift_angstrom[part].to(reading.device) / width_angstrom
-        rows = shift_row(reading.contrast_sign * disc.gather(square), -shift_box, disc)
-        ctf = transfer_function(stack.ctf[part].to(reading.device), frequency)
-        if reading.noise is not None:
-            noise = reading.noise.subset(part.to(reading.noise.group.device)).to(disc.device)
-            whiten = noise.weight(torch.arange(len(part), device=disc.device), disc)
-            rows, ctf = rows * whiten, ctf * whiten * noise.scale[:, None]
-        yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
+    backgrounds = Backgrounds(stack, reading.particle_diameter_angstrom)
+    silent = silent_optics(stack)
+    for batch in index.cpu().split(max(1, PIXELS_AT_ONCE // stack.box**2)):
+        for group, places in places_of_one_kind(stack, batch):
+            part = batch[places]
+            images = backgrounds.normalised(stack.images.read(part), group, part)
+            values = stack.ctf[part].to(device)
+            rows = rows_of_images(images.to(device), values, group, disc, width_angstrom)
+            shift_box = poses.shift_angstrom[part].to(device) / width_angstrom
+            rows = shift_row(reading.contrast_sign * rows, -shift_box, disc)
+            ctf = transfer_function(values, frequency)
+            if silent:
+                numbers = stack.optics_index[part].to(device)
+                ctf = transfer_rows(ctf, silent, numbers, disc, width_angstrom)
+            if reading.noise is not None:
+                noise = reading.noise.subset(part.to(reading.noise.group.device)).to(disc.device)
+                whiten = noise.weight(torch.arange(len(part), device=disc.device), disc)
+                rows, ctf = rows * whiten, ctf * whiten * noise.scale[:, None]
+            yield ParticleBatch(disc=disc, observed=rows, ctf=ctf, index=part)
 
 
 def sum_stack(

@@ -6,7 +6,7 @@ knows its scale to no better than 10 or 20 %.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.imaging.model import ImageModel
@@ -20,6 +20,10 @@ IMAGES_AT_ONCE = 1024
 SCALE_RANGE = (0.5, 2.0)
 # Standard deviation of a normal distribution over its median absolute deviation.
 NORMAL_OVER_MAD = 1.4826
+# Images of an optics group from which its own usual scale is known to a few percent.
+LEAST_OF_A_GROUP = 100
+# Share of coefficients below which a shell counts as silent.
+LEAST_KNOWN = 1e-3
 
 
 @torch.no_grad()
@@ -40,19 +44,24 @@ def recalibrate(
         power[index] = predicted.square().sum(1)
         strength[index] = (predicted * batch.observed).sum(1)
         squares = shell_mean((batch.observed - predicted).square(), disc)
+        if spectra.optics:
+            # What an image does not say has left nothing.
+            squares /= shell_mean((batch.ctf != 0).float(), disc).clamp_min(LEAST_KNOWN)
         left.index_add_(0, noise.group[index], squares)
     n_images = torch.bincount(noise.group, minlength=n_groups)[:, None]
     ratio = torch.where(n_images > 0, left / n_images.clamp_min(1), 1.0)
     variance = noise.variance.clone()
     variance[:, :n_shells] *= ratio
     noise.enter(variance)
-    noise.scale.copy_(shrunken_scales(noise.scale, strength, power))
+    noise.scale.copy_(shrunken_scales(noise.scale, strength, power, group=noise.group))
 
 
 def shrunken_scales(
     scale: Float[Tensor, " particle"],
     strength: Float[Tensor, " particle"],
     power: Float[Tensor, " particle"],
+    *,
+    group: Int[Tensor, " particle"] | None = None,
 ) -> Float[Tensor, " particle"]:
     """Scales of least squared error given what each image says and how far all of them spread.
 
@@ -63,11 +72,30 @@ def shrunken_scales(
     strength, power
         Sums of prediction times image and of prediction squared: ``scale strength / power`` is what an
         image says of its scale, with variance ``scale^2 / power``.
+    group
+        Optics group of each: large ones have a usual scale of their own, around which theirs spread.
     """
     power = power.clamp_min(torch.finfo(power.dtype).tiny)
     said, variance = scale * strength / power, scale.square() / power
+    drawn, centre = _drawn(said, variance)
+    if centre <= 0:
+        return torch.ones_like(scale)
+    found = (drawn / centre).clamp(*SCALE_RANGE)
+    numbers = [] if group is None else group.unique().tolist()
+    if group is None or len(numbers) < 2:
+        return found
+    for number in numbers:
+        chosen = (group == number).nonzero()[:, 0]
+        if len(chosen) >= LEAST_OF_A_GROUP:
+            own, middle = _drawn(said[chosen], variance[chosen])
+            if middle > 0:
+                found[chosen] = (own / middle).clamp(*SCALE_RANGE) * (middle / centre)
+    return found
+
+
+def _drawn(said: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """What images say, drawn towards their median, and that median."""
     centre = said.median()
     spread = (NORMAL_OVER_MAD * (said - centre).abs().median()).square()
     true_spread = (spread - variance.median()).clamp_min(0)
-    drawn = centre + (said - centre) * true_spread / (true_spread + variance)
-    return (drawn / centre).clamp(*SCALE_RANGE) if centre > 0 else torch.ones_like(scale)
+    return centre + (said - centre) * true_spread / (true_spread + variance), centre

@@ -39,7 +39,7 @@ SPHERE_EDGE_VOXELS = 3.0
 # A mask's edge is felt in shells that are this many voxels or fewer apart.
 LEAST_MARGIN_VOXELS, LEAST_EDGE_VOXELS = 1.0, 4.0
 # Per cell of a padded grid: two grids of each half, and one on its way to a density.
-BYTES_PER_CELL = 60
+BYTES_PER_CELL = 64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,8 @@ def scaled_to_images(
     orientations = rotation_grid(config.n_side).to(spectra.device)
     grid = geometry.grid_of_density(density)
     slices = central_slices(grid, orientations, batch.disc, OVERSAMPLING)
-    signal = float((batch.observed.square().mean(0) - 1).sum())
+    noise = (batch.ctf != 0).float().mean(0) if spectra.optics else 1.0
+    signal = float((batch.observed.square().mean(0) - noise).sum())
     model = float((batch.ctf.square().mean(0) * slices.square().mean(0)).sum())
     if signal <= 0 or model <= 0:
         raise InputError(

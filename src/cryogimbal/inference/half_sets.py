@@ -132,11 +132,18 @@ def join_halves(
         variance=torch.cat([first.noise.variance, second.noise.variance]),
         scale=_scattered(first.noise.scale, second.noise.scale, places),
         group=_scattered(first.noise.group, second.noise.group + n_groups, places),
+        excess=_joined_excess(first.noise, second.noise, places),
         estimated=first.noise.estimated,
     )
     return replace(
         first, poses=poses, noise=noise, half_map_fsc=alignment.fsc, half_alignment=alignment
     )
+
+
+def _joined_excess(first: NoiseModel, second: NoiseModel, places: list[Tensor]) -> Tensor | None:
+    if first.excess is None or second.excess is None:
+        return None
+    return _scattered(first.excess, second.excess, places)
 
 
 def _scattered(first: Tensor, second: Tensor, places: list[Tensor]) -> Tensor:

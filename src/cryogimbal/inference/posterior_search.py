@@ -248,6 +248,8 @@ class PosteriorSearch:
         """
         noise = self._spectra.noise
         ratio = shell_mean(mean_squared_residual(batch, slices, found), batch.disc)
+        if self._spectra.optics:
+            ratio /= shell_mean((batch.ctf != 0).float().mean(0), batch.disc).clamp_min(0.1)
         n_shells = len(ratio)
         variance = noise.variance.clone()
         variance[:, :n_shells] *= ratio ** (1 - self._config.memory)

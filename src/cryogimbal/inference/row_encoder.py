@@ -115,7 +115,8 @@ def power_above_noise(spectra: ParticleSpectra, disc: Disc) -> Float[Tensor, " c
     squares, ctf_squares = torch.zeros(2, disc.n_coefficients, device=spectra.device)
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
         batch = spectra.batch(index, disc.radius)
-        squares += (batch.observed.square() - 1).sum(0)
+        noise = (batch.ctf != 0).float() if spectra.optics else 1.0
+        squares += (batch.observed.square() - noise).sum(0)
         ctf_squares += batch.ctf.square().sum(0)
     shell = disc.shell_per_coefficient
     power, weight = (

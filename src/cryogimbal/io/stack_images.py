@@ -93,7 +93,7 @@ class StackImages:
     ------
     InputError
         If a file is missing, is no stack of square images, holds fewer images than the table
-        names, or has another box than the first. Only headers are read here.
+        names. Only headers are read here.
     """
 
     def __init__(self, table_path: Path, names: ImageNames, image_root: Path | None = None) -> None:
@@ -105,7 +105,6 @@ class StackImages:
         )
         self._open: OrderedDict[int, MrcStack] = OrderedDict()
         self._lock = threading.Lock()
-        _require_one_box(table_path, names, self._stacks)
         _require_sections(table_path, names, self._stacks)
 
     @property
@@ -120,11 +119,20 @@ class StackImages:
 
     @property
     def box(self) -> int:
-        """Pixels a side."""
+        """Pixels a side, of the first where they differ."""
         return self._stacks[0].box
 
+    @property
+    def box_per_row(self) -> Int[np.ndarray, " row"]:
+        """Pixels a side of each row's image."""
+        return np.array([stack.box for stack in self._stacks])[self.names.file_index]
+
+    def file_of(self, row: int) -> Path:
+        """File of the image of a row, counted from 0."""
+        return self._stacks[self.names.file_index[row]].path
+
     def read(self, index: Int[Tensor, " batch"]) -> Float[Tensor, "batch box box"]:
-        """Images of the chosen rows (from 0), as they are stored.
+        """Images of the chosen rows (from 0), all of one box, as they are stored.
 
         Raises
         ------
@@ -132,7 +140,10 @@ class StackImages:
             If an image holds NaN or infinity, or is constant, or its file changed meanwhile.
         """
         rows = index.cpu().numpy()
-        images = np.empty((len(rows), self.box, self.box), dtype=np.float32)
+        boxes = set(self.box_per_row[rows].tolist()) or {self.box}
+        if len(boxes) > 1:
+            raise ValueError(f"images of one box can be read at a time, not of {sorted(boxes)}")
+        images = np.empty((len(rows), *[boxes.pop()] * 2), dtype=np.float32)
         with self._lock:
             # One file after the other, so that each is opened once.
             for place in np.lexsort((self.names.section[rows], self.names.file_index[rows])):
@@ -193,19 +204,6 @@ def _existing_file(table_path: Path, names: ImageNames, row: int, image_root: Pa
             "--image-root"
         )
     return found.resolve()
-
-
-def _require_one_box(table_path: Path, names: ImageNames, stacks: tuple[MrcStack, ...]) -> None:
-    boxes = np.array([stack.box for stack in stacks])
-    other = np.flatnonzero(boxes[names.file_index] != boxes[0])
-    if len(other):
-        row = int(other[0])
-        stack = stacks[names.file_index[row]]
-        raise InputError(
-            f"{table_path}: row {row + 1}: image {names.name(row)} in {stack.path}: expected a box "
-            f"of {boxes[0]} pixels as in {stacks[0].path}, found {stack.box}; "
-            "extract all particles with one box, or split the table by box"
-        )
 
 
 def _require_sections(table_path: Path, names: ImageNames, stacks: tuple[MrcStack, ...]) -> None:

@@ -28,9 +28,6 @@ from cryogimbal.io.star_table import (
 )
 from cryogimbal.rotations import euler_zyz_deg_to_rotation
 
-# Tables round pixel sizes to six digits.
-_PIXEL_SIZE_TOLERANCE = 1e-4
-
 
 def read_particles(path: Path, image_root: Path | None = None) -> tuple[ParticleStack, StarTable]:
     """Read a particle table; of the images only the headers.
@@ -60,7 +57,6 @@ def read_particles(path: Path, image_root: Path | None = None) -> tuple[Particle
     """
     table = read_table(path)
     optics = read_optics(table)
-    _require_one_sampling(path, optics)
     images = StackImages(path, image_names(table), image_root)
     groups = _optics_groups(path, optics, images)
     pixel_size = optics.pixel_size_angstrom[optics.index]
@@ -114,37 +110,28 @@ def _float32(values: Float[np.ndarray, "..."]) -> Float[torch.Tensor, "..."]:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _require_one_sampling(path: Path, optics: TableOptics) -> None:
-    sizes, names = optics.pixel_size_angstrom, optics.names
-    apart = np.flatnonzero(np.abs(sizes - sizes[0]) > _PIXEL_SIZE_TOLERANCE * sizes[0])
-    if len(apart):
-        other = int(apart[0])
-        row = int(np.flatnonzero(optics.index == other)[0])
-        raise InputError(
-            f"{path}: row {row + 1}: expected one pixel size, found {sizes[0]:g} Å in optics group "
-            f"'{names[0]}' and {sizes[other]:g} Å in '{names[other]}'; groups of different "
-            "sampling are not supported yet: reconstruct one of them"
-        )
-    boxes = optics.declared_box
-    apart = np.flatnonzero((boxes > 0) & (boxes != boxes.max()))
-    if len(apart):
-        other, largest = int(apart[0]), int(boxes.argmax())
-        row = int(np.flatnonzero(optics.index == other)[0])
-        raise InputError(
-            f"{path}: row {row + 1}: expected one box, found {boxes[largest]} pixels in optics "
-            f"group '{names[largest]}' and {boxes[other]} in '{names[other]}'; groups of "
-            "different boxes are not supported yet: reconstruct one of them"
-        )
-
-
 def _optics_groups(path: Path, optics: TableOptics, images: StackImages) -> tuple[OpticsGroup, ...]:
-    declared = int(optics.declared_box.max())
-    if declared not in (0, images.box):
-        raise InputError(
-            f"{path}: row 1: expected a box of {declared} pixels as the table says, found "
-            f"{images.box} in {images.files[0]}; the stack or the table belongs to another extraction"
-        )
+    boxes = images.box_per_row
     first = np.unique(optics.index, return_index=True)[1]
+    declared = optics.declared_box[optics.index]
+    bad = np.flatnonzero((declared != 0) & (declared != boxes))
+    if len(bad):
+        row = int(bad[0])
+        raise InputError(
+            f"{path}: row {row + 1}: expected a box of {declared[row]} pixels as the table says of "
+            f"optics group '{optics.names[optics.index[row]]}', found {boxes[row]} in "
+            f"{images.file_of(row)}; the stack or the table belongs to another extraction"
+        )
+    bad = np.flatnonzero(boxes != boxes[first][optics.index])
+    if len(bad):
+        row = int(bad[0])
+        group = int(optics.index[row])
+        raise InputError(
+            f"{path}: row {row + 1}: image {images.names.name(row)} in {images.file_of(row)}: "
+            f"expected a box of {boxes[first[group]]} pixels as in row {first[group] + 1}, which is of "
+            f"the same optics group '{optics.names[group]}', found {boxes[row]}; give images of "
+            "another box an optics group of their own"
+        )
     ctf = optics.ctf
     return tuple(
         OpticsGroup(
@@ -153,7 +140,10 @@ def _optics_groups(path: Path, optics: TableOptics, images: StackImages) -> tupl
             spherical_aberration_mm=float(ctf.spherical_aberration_mm[row]),
             amplitude_contrast=float(ctf.amplitude_contrast[row]),
             pixel_size_angstrom=float(size),
-            box=images.box,
+            box=int(boxes[row]),
+            treatment=treatment,
         )
-        for name, size, row in zip(optics.names, optics.pixel_size_angstrom, first, strict=True)
+        for name, size, row, treatment in zip(
+            optics.names, optics.pixel_size_angstrom, first, optics.treatment, strict=True
+        )
     )

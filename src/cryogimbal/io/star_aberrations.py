@@ -1,14 +1,17 @@
 """What a table says of its images beyond the CTF: refused by name, or left out and told."""
 
 import numpy as np
+from jaxtyping import Int
 
+from cryogimbal.data.optics import CtfTreatment
 from cryogimbal.errors import InputError
-from cryogimbal.io.star_document import number_columns, text_rows
+from cryogimbal.io.star_columns import read_columns
+from cryogimbal.io.star_document import text_rows
 from cryogimbal.io.star_table import StarTable
 
-_REFUSED = {
-    "rlnCtfDataAreCtfPremultiplied": "images multiplied by their CTF",
-    "rlnCtfDataArePhaseFlipped": "phase-flipped images",
+_TREATMENTS: dict[str, CtfTreatment] = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied",
+    "rlnCtfDataArePhaseFlipped": "phase_flipped",
 }
 _ABERRATIONS: tuple[tuple[str, tuple[str, ...], dict[str, float]], ...] = (
     ("beam tilt (mrad)", ("rlnBeamTiltX", "rlnBeamTiltY"), {}),
@@ -22,25 +25,47 @@ _ABERRATIONS: tuple[tuple[str, tuple[str, ...], dict[str, float]], ...] = (
 )
 
 
-def refuse_other_models(table: StarTable) -> None:
-    """Refuse images that another model than the CTF describes.
+def read_treatments(
+    table: StarTable, names: tuple[str, ...], index: Int[np.ndarray, " particle"]
+) -> tuple[CtfTreatment, ...]:
+    """What has been done to the images of each optics group in use.
+
+    Parameters
+    ----------
+    names
+        Of the groups.
+    index
+        Group of each particle.
 
     Raises
     ------
     InputError
-        If the images are said to be multiplied by their CTF, or phase-flipped.
+        If images are said to be multiplied by their CTF and phase-flipped at once, or some of one
+        group are treated and others are not.
     """
-    for block in (table.optics, table.particles):
-        for name, meaning in _REFUSED.items():
-            if block is None or name not in block.columns:
-                continue
-            flags = number_columns(table.document, block, [name])[name]
-            if flags.any():
-                raise InputError(
-                    f"{table.path}: table data_{block.name}, row {np.flatnonzero(flags)[0] + 1}: "
-                    f"_{name} is {flags[flags != 0][0]:g}, expected 0: {meaning} are not supported "
-                    "yet; extract the particles again without it"
-                )
+    columns = read_columns(table, tuple(_TREATMENTS))
+    found = [columns.find(name) for name in _TREATMENTS]
+    multiplied, flipped = (
+        np.zeros(len(index), np.bool_) if flags is None else flags != 0 for flags in found
+    )
+    both = np.flatnonzero(multiplied & flipped)
+    if len(both):
+        raise InputError(
+            f"{table.path}: row {both[0] + 1}: expected one of _{' and _'.join(_TREATMENTS)} at most, "
+            "found both set; images multiplied by their CTF have no phases to flip: correct the table"
+        )
+    first = np.unique(index, return_index=True)[1]
+    state = multiplied + 2 * flipped
+    other = np.flatnonzero(state != state[first][index])
+    if len(other):
+        row, group = int(other[0]), int(index[other[0]])
+        raise InputError(
+            f"{table.path}: row {row + 1}: expected images treated as in row {first[group] + 1}, which "
+            f"is of the same optics group '{names[group]}', found another value of "
+            f"_{' or _'.join(_TREATMENTS)}; give them an optics group of their own"
+        )
+    kinds: tuple[CtfTreatment, ...] = ("none", *_TREATMENTS.values())
+    return tuple(kinds[int(state[row])] for row in first)
 
 
 def ignored_aberrations(table: StarTable) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from cryogimbal.data.optics import CtfParameters
+from cryogimbal.data.optics import CtfParameters, CtfTreatment
+from cryogimbal.data.particles import PIXEL_SIZE_TOLERANCE
 from cryogimbal.errors import InputError
-from cryogimbal.io.star_aberrations import ignored_aberrations, refuse_other_models
+from cryogimbal.io.star_aberrations import ignored_aberrations, read_treatments
 from cryogimbal.io.star_columns import Columns, read_columns
 from cryogimbal.io.star_document import text_rows
 from cryogimbal.io.star_table import OPTICS_GROUP, StarTable
@@ -53,6 +54,8 @@ class TableOptics:
     pixel_size_angstrom: Float[np.ndarray, " group"]
     declared_box: Int[np.ndarray, " group"]
     """Box that the table gives; 0 where it gives none."""
+    treatment: tuple[CtfTreatment, ...]
+    """What has been done to the images of each group."""
     ctf: CtfParameters
     warnings: tuple[str, ...]
 
@@ -64,7 +67,7 @@ def read_optics(table: StarTable) -> TableOptics:
     ------
     InputError
         If there is no defocus, no pixel size, an optics group that does not exist, a value out of
-        range, or data that need another model (CTF-multiplied, phase-flipped).
+        range, or statements that contradict each other.
     """
     if "rlnDefocusU" not in table.particles.columns:
         raise InputError(
@@ -72,18 +75,19 @@ def read_optics(table: StarTable) -> TableOptics:
             "_rlnDefocusU; estimate the CTF (for instance with CTFFIND in RELION) and extract the "
             "particles with it"
         )
-    refuse_other_models(table)
     columns = read_columns(table, _NUMBERS)
     values, warnings = _ctf_values(columns)
     pixel_size, pixel_size_warnings = _pixel_size(table, columns)
     _check_ranges(table, values, pixel_size)
     index, names = _used_groups(table, columns, values, pixel_size)
     first = np.unique(index, return_index=True)[1]
+    _require_one_pixel_size(table, names, index, pixel_size)
     return TableOptics(
         names=names,
         index=index,
         pixel_size_angstrom=pixel_size[first],
         declared_box=_declared_box(columns)[first],
+        treatment=read_treatments(table, names, index),
         ctf=_ctf(values),
         warnings=(*warnings, *pixel_size_warnings, *ignored_aberrations(table)),
     )
@@ -113,6 +117,24 @@ def _used_groups(
     else:
         names = [f"opticsGroup{number:g}" for number in columns.group[OPTICS_GROUP]]
     return index.reshape(-1), tuple(names[row] for row in used)
+
+
+def _require_one_pixel_size(
+    table: StarTable,
+    names: tuple[str, ...],
+    index: Int[np.ndarray, " particle"],
+    pixel_size: Float[np.ndarray, " particle"],
+) -> None:
+    first = np.unique(index, return_index=True)[1]
+    of_group = pixel_size[first][index]
+    other = np.flatnonzero(np.abs(pixel_size - of_group) > PIXEL_SIZE_TOLERANCE * of_group)
+    if len(other):
+        row, group = int(other[0]), int(index[other[0]])
+        raise InputError(
+            f"{table.path}: row {row + 1}: expected a pixel size of {of_group[row]:g} Å as in row "
+            f"{first[group] + 1}, which is of the same optics group '{names[group]}', found "
+            f"{pixel_size[row]:g} Å; give images of another sampling an optics group of their own"
+        )
 
 
 def _ctf_values(
