@@ -168,7 +168,7 @@ def test_relions_defaults_are_used_and_told(tmp_path: Path, box: int) -> None:
         assert f"_rln{name}" in told
 
 
-def test_aberrations_that_are_left_out_are_told(tmp_path: Path, box: int) -> None:
+def test_aberrations_are_read(tmp_path: Path, box: int) -> None:
     write_stack(tmp_path / "stack.mrcs", 2, box)
     zero = {
         "rlnBeamTiltX": ["0", "0.0"],
@@ -177,17 +177,19 @@ def test_aberrations_that_are_left_out_are_told(tmp_path: Path, box: int) -> Non
         "rlnOddZernike": ["[0,0,0]", "[0,0.0,0]"],
     }
     write_new_table(tmp_path / "none.star", image_names(2), box, zero)
-    assert read_particles(tmp_path / "none.star")[1].warnings == ()
+    assert read_particles(tmp_path / "none.star")[1].aberrations == ()
     some = zero | {
         "rlnBeamTiltX": ["0", "-0.5"],
         "rlnMagMat00": ["1", "1.25"],
         "rlnOddZernike": ["[0,0,0]", "[0,3,-7]"],
     }
     write_new_table(tmp_path / "some.star", image_names(2), box, some)
-    tilt, odd, magnification = read_particles(tmp_path / "some.star")[1].warnings
-    assert "beam tilt" in tilt and "largest deviation 0.5" in tilt
-    assert "antisymmetric" in odd and "largest deviation 7" in odd
-    assert "magnification" in magnification and "largest deviation 0.25" in magnification
+    tilt, odd, magnification = read_particles(tmp_path / "some.star")[1].aberrations
+    assert (tilt.kind, tilt.values, tilt.particle) == ("beam tilt", (-0.5, 0.0), 1)
+    assert (odd.kind, odd.values) == ("odd Zernike", (0.0, 3.0, -7.0))
+    assert magnification.kind == "anisotropic magnification"
+    assert magnification.values == (1.25, 0.0, 0.0, 1.0)
+    assert tilt.place == "table data_particles, row 2"
 
 
 @pytest.mark.parametrize("root", ["with folder part", "without folder part"])

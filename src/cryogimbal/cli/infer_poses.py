@@ -12,6 +12,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
+from cryogimbal.cli.aberrations import told_aberrations
 from cryogimbal.cli.contrast import decide_contrast
 from cryogimbal.cli.display import Display
 from cryogimbal.cli.options import read_config
@@ -71,6 +72,7 @@ class InferPoses:
         stack, table = read_particles(self.input, self.image_root)
         _require_same_width(self.input, stack, taught)
         config = read_config(run.config, ReconstructionConfig())
+        aberrations = told_aberrations(table, stack, taught.encoder.disc.box, config)
         shift = centring_shifts(stack, self.input, config)
         contrast = decide_contrast(stack, config)
         spectra = read_spectra(
@@ -87,7 +89,8 @@ class InferPoses:
         density = _density_of(run, taught).to(device)
         console = Console(highlight=False, soft_wrap=True)
         _announce(console, stack, taught, run)
-        for line in (contrast.sentence, *(f"warning: {text}" for text in contrast.warnings)):
+        warnings = (*aberrations, *contrast.warnings)
+        for line in (contrast.sentence, *(f"warning: {text}" for text in warnings)):
             console.print(line, markup=False)
         taught.encoder.to(device)
         centring = None

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryogimbal.cli.aberrations import told_aberrations
 from cryogimbal.cli.contrast import ContrastDecision, decide_contrast
 from cryogimbal.cli.half_sets import given_mask, half_sets_of
 from cryogimbal.data.density import DensityMap
@@ -71,6 +72,7 @@ def prepare(
     box = config.working_box
     if box is None:
         box = working_box_for(stack.box, stack.pixel_size_angstrom, NYQUIST_TARGET_ANGSTROM)
+    aberrations = told_aberrations(table, stack, box, config)
     shift = centring_shifts(stack, table_path, config)
     contrast = decide_contrast(stack, config)
     how = Preprocessing(
@@ -91,7 +93,7 @@ def prepare(
     )
     return PreparedInput(
         stack=stack,
-        table=replace(table, warnings=(*table.warnings, *told)),
+        table=replace(table, warnings=(*table.warnings, *told, *aberrations)),
         spectra=spectra,
         start=start,
         contrast=contrast,

@@ -285,6 +285,8 @@ class ReconstructionConfig:
     noise: Literal["estimate", "white"] = "estimate"
     """Measure the noise's spectrum, first on the background and then on what the map leaves of the
     images, and each particle's strength; or take noise as white and particles as equally strong."""
+    ignore_aberrations: bool = False
+    """Go on even if aberrations that are left out turn phases by more than 20 degrees."""
     half_sets: HalfPoses = "shared"
     """One search of all images, halved only for the last maps, or two searches that share nothing."""
     mask: Path | None = None

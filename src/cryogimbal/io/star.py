@@ -15,6 +15,7 @@ from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.io.stack_images import StackImages
+from cryogimbal.io.star_aberrations import read_aberrations
 from cryogimbal.io.star_optics import TableOptics, read_optics, read_pixel_size
 from cryogimbal.io.star_table import (
     ANGLES,
@@ -69,7 +70,8 @@ def read_particles(path: Path, image_root: Path | None = None) -> tuple[Particle
         poses=_poses(table_euler_deg(table), shift),
         given_shift_angstrom=None if shift is None else _float32(shift),
     )
-    return stack, replace(table, warnings=optics.warnings, image_files=images.files)
+    table = replace(table, warnings=optics.warnings, aberrations=read_aberrations(table))
+    return stack, replace(table, image_files=images.files)
 
 
 def read_poses(path: Path) -> PoseSet:

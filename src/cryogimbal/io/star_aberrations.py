@@ -1,8 +1,9 @@
-"""What a table says of its images beyond the CTF: refused by name, or left out and told."""
+"""What a table says of its images beyond the CTF: what was done to them, and aberrations."""
 
 import numpy as np
 from jaxtyping import Int
 
+from cryogimbal.data.aberrations import Aberration, AberrationKind
 from cryogimbal.data.optics import CtfTreatment
 from cryogimbal.errors import InputError
 from cryogimbal.io.star_columns import read_columns
@@ -13,16 +14,18 @@ _TREATMENTS: dict[str, CtfTreatment] = {
     "rlnCtfDataAreCtfPremultiplied": "multiplied",
     "rlnCtfDataArePhaseFlipped": "phase_flipped",
 }
-_ABERRATIONS: tuple[tuple[str, tuple[str, ...], dict[str, float]], ...] = (
-    ("beam tilt (mrad)", ("rlnBeamTiltX", "rlnBeamTiltY"), {}),
-    ("antisymmetric aberration", ("rlnOddZernike",), {}),
-    ("symmetric aberration", ("rlnEvenZernike",), {}),
-    (
-        "anisotropic magnification",
-        ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
-        {"rlnMagMat00": 1.0, "rlnMagMat11": 1.0},
-    ),
-)
+# Columns and the values that mean no aberration.
+_ABERRATIONS: dict[AberrationKind, dict[str, float]] = {
+    "beam tilt": {"rlnBeamTiltX": 0.0, "rlnBeamTiltY": 0.0},
+    "odd Zernike": {"rlnOddZernike": 0.0},
+    "even Zernike": {"rlnEvenZernike": 0.0},
+    "anisotropic magnification": {
+        "rlnMagMat00": 1.0,
+        "rlnMagMat01": 0.0,
+        "rlnMagMat10": 0.0,
+        "rlnMagMat11": 1.0,
+    },
+}
 
 
 def read_treatments(
@@ -68,36 +71,57 @@ def read_treatments(
     return tuple(kinds[int(state[row])] for row in first)
 
 
-def ignored_aberrations(table: StarTable) -> tuple[str, ...]:
-    """One sentence for each aberration with values other than none."""
-    found: list[str] = []
+def read_aberrations(table: StarTable) -> tuple[Aberration, ...]:
+    """Each distinct aberration of the particles, with values other than none."""
+    found: list[Aberration] = []
+    group_row = read_columns(table, ()).group_row
     for block in (table.optics, table.particles):
         if block is None:
             continue
-        for meaning, names, neutral in _ABERRATIONS:
-            present = [name for name in names if name in block.columns]
-            if not present:
-                continue
-            distinct = {tuple(v) for v in text_rows(table.document, block, present)}
-            largest = max(
-                (
-                    abs(n - neutral.get(name, 0.0))
-                    for values in distinct
-                    for name, value in zip(present, values, strict=True)
-                    for n in _numbers(value)
-                ),
-                default=0.0,
-            )
-            if largest > 0:
-                found.append(
-                    f"{meaning} in data_{block.name} is ignored "
-                    f"(_{', _'.join(present)}; largest deviation {largest:g})"
-                )
+        for kind, neutral in _ABERRATIONS.items():
+            columns = tuple(name for name in neutral if name in block.columns)
+            rows = text_rows(table.document, block, list(columns)) if columns else []
+            seen: set[tuple[str, ...]] = set()
+            for row, texts in enumerate(map(tuple, rows)):
+                values = _values(dict(zip(columns, texts, strict=True)), neutral)
+                if texts in seen or all(
+                    value == nothing
+                    for value, nothing in zip(values, _nothing(neutral, values), strict=True)
+                ):
+                    continue
+                seen.add(texts)
+                particles = [row]
+                if block is table.optics and group_row is not None:
+                    particles = np.flatnonzero(group_row == row).tolist()
+                if particles:
+                    found.append(
+                        Aberration(
+                            kind=kind,
+                            values=values,
+                            columns=columns,
+                            place=f"table data_{block.name}, row {row + 1}",
+                            particle=particles[0],
+                        )
+                    )
     return tuple(found)
 
 
+def _values(texts: dict[str, str], neutral: dict[str, float]) -> tuple[float, ...]:
+    """Numbers of all columns of a kind; what the table lacks means none."""
+    return tuple(
+        number
+        for name, nothing in neutral.items()
+        for number in (_numbers(texts[name]) if name in texts else [nothing])
+    )
+
+
+def _nothing(neutral: dict[str, float], values: tuple[float, ...]) -> tuple[float, ...]:
+    """The values that mean none; a vector of any length is one of zeros."""
+    return tuple(neutral.values()) if len(neutral) > 1 else (0.0,) * len(values)
+
+
 def _numbers(value: str) -> list[float]:
-    """Numbers of a value or of a vector ``[a,b,c]``; what is no number counts as not zero."""
+    """Numbers of a value or of a vector ``[a,b,c]``; infinite where there is no number."""
     try:
         return [float(piece) for piece in value.strip("[]").split(",") if piece]
     except ValueError:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from cryogimbal.data.optics import CtfParameters, CtfTreatment
 from cryogimbal.data.particles import PIXEL_SIZE_TOLERANCE
 from cryogimbal.errors import InputError
-from cryogimbal.io.star_aberrations import ignored_aberrations, read_treatments
+from cryogimbal.io.star_aberrations import read_treatments
 from cryogimbal.io.star_columns import Columns, read_columns
 from cryogimbal.io.star_document import text_rows
 from cryogimbal.io.star_table import OPTICS_GROUP, StarTable
@@ -89,7 +89,7 @@ def read_optics(table: StarTable) -> TableOptics:
         declared_box=_declared_box(columns)[first],
         treatment=read_treatments(table, names, index),
         ctf=_ctf(values),
-        warnings=(*warnings, *pixel_size_warnings, *ignored_aberrations(table)),
+        warnings=(*warnings, *pixel_size_warnings),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from cryogimbal.data.aberrations import Aberration
 from cryogimbal.errors import InputError
 from cryogimbal.io.stack_images import ImageNames, parse_image_names
 from cryogimbal.io.star_blocks import StarBlock
@@ -32,7 +33,9 @@ class StarTable:
     optics: StarBlock | None
     """Optics table; none up to RELION 3.0."""
     warnings: tuple[str, ...] = ()
-    """What was assumed or left out, one sentence each."""
+    """What was assumed, one sentence each."""
+    aberrations: tuple[Aberration, ...] = ()
+    """What the CTF alone does not say of the images."""
     image_files: tuple[Path, ...] = ()
     """Found file of each distinct path in the table; empty if they were not looked for."""
 
