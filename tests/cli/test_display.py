@@ -152,6 +152,28 @@ def test_rate_and_time_left_of_a_resumed_stage_leave_out_what_was_done_before(
     assert "20 images/s · 0m15s left" in capsys.readouterr().out
 
 
+def test_no_time_is_told_before_there_is_a_rate() -> None:
+    record = StepRecord(
+        stage="auto_decoding", epoch=0, n_epochs=9, images_done=50, images_total=50, loss=1.0
+    )
+    end = EpochRecord(
+        stage="auto_decoding",
+        epoch=0,
+        n_epochs=9,
+        images_total=50,
+        loss=1.0,
+        radius=8.0,
+        resolution_angstrom=24.0,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    with Display(console) as display:
+        display.show(record)
+        display.show(end)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "rate not yet known" in said and "left" not in said
+
+
 def test_heads_are_bars_beside_the_largest() -> None:
     assert head_bars((0.0, 0.4, 0.2)) == " █▄"
     assert head_bars((0.0, 0.0)) == "  "

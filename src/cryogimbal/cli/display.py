@@ -103,6 +103,9 @@ class Display:
         return (self._images - self._images_before) / max(1e-3, seconds)
 
     def _pace(self, record: StepRecord | EpochRecord) -> str:
+        if self._images <= self._images_before:
+            # A stage whose batches are as large as the stack has one record in its first epoch.
+            return "rate not yet known"
         images_left = record.n_epochs * record.images_total - self._images
         left = clock(images_left / max(1e-9, self._rate()))
         return f"{self._rate():,.0f} images/s · {left} left"
