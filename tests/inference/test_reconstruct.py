@@ -182,7 +182,7 @@ def test_auto_decoding_brings_poses_nearer_to_the_truth(
     config = ReconstructionConfig(
         shifts=shifts,  # pyright: ignore[reportArgumentType]
         auto_decoding=AutoDecodingConfig(
-            epochs=6,
+            epochs=12 if optimiser == "adam" else 6,
             batch_size=100,
             pose_steps=5,
             volume_step=volume_step,  # pyright: ignore[reportArgumentType]
