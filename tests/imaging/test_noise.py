@@ -9,13 +9,13 @@ from torch import Tensor
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.fourier.transforms import hartley_to_image
+from cryogimbal.imaging.backgrounds import background_mask, background_window
 from cryogimbal.imaging.noise import (
     BackgroundSpectrum,
     NoiseModel,
     excess_of_power,
     shell_mean,
 )
-from cryogimbal.imaging.spectra import background_mask, background_window
 from tests.small_particles import blob_density, simulate_spectra
 
 

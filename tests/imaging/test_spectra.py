@@ -11,13 +11,12 @@ from cryogimbal.fourier.disc import make_disc
 from cryogimbal.fourier.resample import crop_centred
 from cryogimbal.fourier.transforms import image_to_hartley
 from cryogimbal.imaging import spectra
+from cryogimbal.imaging.backgrounds import background_mask, normalise_background
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.spectra import (
     Preprocessing,
-    background_mask,
     images_from_rows,
     index_batches,
-    normalise_background,
     nyquist_angstrom,
     read_spectra,
     working_box_for,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cryogimbal import __version__
 from cryogimbal.cli.prepare import PreparedInput
+from cryogimbal.data.particles import ParticleStack
 from cryogimbal.errors import InputError
 from cryogimbal.imaging.kernels.choice import kernels_for
 from cryogimbal.inference.config import ReconstructionConfig
@@ -81,7 +82,7 @@ def announce(console: Console, prepared: PreparedInput, config: ReconstructionCo
     """Say what is about to be searched, how, and on what."""
     stack, spectra = prepared.stack, prepared.spectra
     lines = [
-        f"{len(stack):,} particles of {stack.box}² at {stack.pixel_size_angstrom:.4g} Å",
+        *told_of_images(stack),
         f"working box {spectra.disc.box}² at {spectra.pixel_size_angstrom:.4g} Å "
         f"(Nyquist {2 * spectra.pixel_size_angstrom:.4g} Å), shifts {config.shifts}, "
         f"seed {config.seed}, {spectra.device}, {torch.get_num_threads()} threads, "
@@ -92,6 +93,23 @@ def announce(console: Console, prepared: PreparedInput, config: ReconstructionCo
     ]
     for line in lines:
         console.print(line, markup=False)
+
+
+def told_of_images(stack: ParticleStack) -> tuple[str, ...]:
+    """How many images there are, and of what box and pixel size."""
+    common = f"{stack.box}² at {stack.pixel_size_angstrom:.4g} Å"
+    if stack.has_one_sampling:
+        return (f"{len(stack):,} particles of {common}",)
+    groups = tuple(
+        f"  {int((stack.optics_index == number).sum()):,} of {group.box}² at "
+        f"{group.pixel_size_angstrom:.4g} Å in optics group '{group.name}'"
+        for number, group in enumerate(stack.optics)
+    )
+    width = stack.width_angstrom
+    return (
+        f"{len(stack):,} particles of several samplings, brought to {common} ({width:.4g} Å wide)",
+        *groups,
+    )
 
 
 def _told_of_searches(prepared: PreparedInput) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from cryogimbal.cli.aberrations import told_aberrations
+from cryogimbal.cli.circumstances import told_of_images
 from cryogimbal.cli.contrast import decide_contrast
 from cryogimbal.cli.display import Display
 from cryogimbal.cli.options import read_config
@@ -170,7 +171,7 @@ def _announce(
 ) -> None:
     encoder = taught.encoder
     lines = [
-        f"{len(stack):,} particles of {stack.box}² at {stack.pixel_size_angstrom:.4g} Å",
+        *told_of_images(stack),
         f"encoder of {run.path}: {encoder.config.n_heads} heads for each of {N_SYMMETRIES} turned and "
         f"mirrored copies of an image, seen to {taught.width_angstrom / encoder.disc.radius:.3g} Å",
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from cryogimbal.data.particles import ParticleStack
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.fourier.disc import Disc, make_disc
+from cryogimbal.imaging.backgrounds import Backgrounds
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.ctf import transfer_function
 from cryogimbal.imaging.image_rows import places_of_one_kind, rows_of_images, transfer_rows
@@ -21,7 +22,7 @@ from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.shifts import shift_row
-from cryogimbal.imaging.spectra import Backgrounds, silent_optics
+from cryogimbal.imaging.spectra import silent_optics
 from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.symmetry import SymmetryGroup
