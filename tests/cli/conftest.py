@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryogimbal.io.stack_images import StackImages
 from tests.cli.commands import BOX, N_PARTICLES, PIXEL_SIZE, TINY, command
 
 
@@ -59,3 +60,13 @@ def no_pictures(finished: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cryogimbal.cli.results._write_figures", lambda *_: None)
         yield
+
+
+@pytest.fixture
+def no_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is refused is refused before any image has been looked at."""
+
+    def read(self: StackImages, index: torch.Tensor) -> torch.Tensor:
+        raise AssertionError((self, index))
+
+    monkeypatch.setattr(StackImages, "read", read)

@@ -189,6 +189,7 @@ def write_mask(path: Path, values: torch.Tensor, voxel_size_angstrom: float = PI
         file.voxel_size = voxel_size_angstrom
 
 
+@pytest.mark.usefixtures("no_image_is_read")
 @pytest.mark.parametrize(
     ("side", "voxel_size", "factor", "pieces"),
     [
@@ -216,6 +217,7 @@ def test_a_mask_that_does_not_fit(
     assert not run.exists()
 
 
+@pytest.mark.usefixtures("no_image_is_read")
 @pytest.mark.parametrize(
     ("numbers", "pieces"),
     [
@@ -241,6 +243,7 @@ def test_half_sets_that_cannot_be_used(
     assert not run.exists()
 
 
+@pytest.mark.usefixtures("no_image_is_read")
 @pytest.mark.parametrize(
     ("options", "pieces"),
     [

@@ -138,6 +138,8 @@ def test_help_shows_the_defaults_of_the_preset_beside_it(
             ["--encoder.channels", "expected five widths", "found (8, 8)"],
         ),
         (("--shifts", "search"), ["--shifts", "'search'", "none", "given"]),
+        (("--shift-range", "1.5"), ["--shift-range", "at most 0.5 of the box", "found 1.5"]),
+        (("--shift-range", "0"), ["--shift-range", "above 0", "found 0"]),
         (("--posterior.max-starts", "many"), ["--posterior.max-starts", "'many'"]),
     ],
 )

@@ -269,6 +269,7 @@ def test_maps_that_cannot_be_compared(
     assert_says(refused(capsys, "fsc", truth, tmp_path / "none.mrc"), "none.mrc", "no such file")
 
 
+@pytest.mark.usefixtures("no_image_is_read")
 @pytest.mark.parametrize("name", ["D1", "C21", "I5", "seven"])
 def test_a_symmetry_that_does_not_exist(
     name: str, simulated: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
