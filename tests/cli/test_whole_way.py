@@ -63,6 +63,9 @@ def test_evaluation_has_what_is_promised(
     for key in ("rotation_error_mean_deg", "rotation_error_median_deg"):
         assert f"{evaluation[key]:.2f}°" in printed
     assert f"{evaluation['resolution_fsc05_angstrom']:.2f} Å" in printed
+    labels = [line.split("│")[1].strip() for line in printed.splitlines() if line.count("│") == 3]
+    assert "shift error, median" in labels
+    assert len(set(labels)) == len(labels)
     assert str(run / "evaluation.json") in printed
 
 

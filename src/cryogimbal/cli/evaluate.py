@@ -130,8 +130,6 @@ def _print(evaluation: Evaluation, run: RunFolder) -> None:
         table.add_row("rotation error, median", f"{found['rotation_error_median_deg']:.2f}°")
         table.add_row("rotation error, mean", f"{found['rotation_error_mean_deg']:.2f}°")
         table.add_row("within 5°", f"{errors.fraction_within_5_deg:.1%}")
-        shift = found["shift_error_median_angstrom"]
-        table.add_row("shift error, median", f"{shift:.2f} Å")
         view = found["view_direction_error_median_deg"]
         table.add_row("view direction error, median", f"{view:.2f}°")
         shift = found["shift_error_median_angstrom"]
