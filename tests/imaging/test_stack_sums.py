@@ -82,7 +82,9 @@ def test_sums_equal_those_of_loops(
     stack, poses = random_stack(side, generator)
     power = 0.5 + torch.rand(2, 4, generator=generator)
     scale = 0.5 + torch.rand(N, generator=generator)
-    model = NoiseModel(variance=power, scale=scale, group=stack.optics_index)
+    model = NoiseModel(
+        variance=power, scale=scale, group=stack.optics_index, trust=torch.ones_like(scale)
+    )
     reading = StackReading(box=working, noise=model if noise == "coloured" else None)
     geometry = GridGeometry(box=working, radius=working / 2, oversampling=2)
     chosen = torch.tensor([0, 2, 3, 4])
@@ -154,7 +156,12 @@ def test_equal_noise_everywhere_scales_the_sums(box: int, generator: torch.Gener
 
     def sums(variance: float) -> SufficientStatistics:
         power = torch.full((2, 3), variance)
-        noise = NoiseModel(variance=power, scale=torch.ones(N), group=stack.optics_index)
+        noise = NoiseModel(
+            variance=power,
+            scale=torch.ones(N),
+            group=stack.optics_index,
+            trust=torch.ones(N),
+        )
         reading = StackReading(box=box, noise=noise)
         return sum_stack(stack, poses, everything, reading, geometry, C1)
 

@@ -35,6 +35,9 @@ class NoiseModel:
     """Strength of each particle's signal beside that of the others, 1 for a usual one."""
     group: Int[Tensor, " particle"]
     """Optics group of each particle, from 0."""
+    trust: Float[Tensor, " particle"]
+    """Share with which each image counts in maps and in what is measured of the noise: 1 for a
+    particle, towards 0 for what looks like none."""
     excess: Float[Tensor, " particle"] | None = None
     """Variance of each image's noise beside that of its group, 1 for a usual one; none: all are."""
     estimated: bool = True
@@ -48,6 +51,7 @@ class NoiseModel:
             variance=torch.ones(n_groups, box // 2 + 1, device=group.device),
             scale=torch.ones(n_particles, device=group.device),
             group=group,
+            trust=torch.ones(n_particles, device=group.device),
             estimated=False,
         )
 
@@ -66,11 +70,23 @@ class NoiseModel:
     def subset(self, index: Int[Tensor, " chosen"]) -> "NoiseModel":
         """Of the chosen particles; the variance stays that of all, later changes included."""
         excess = None if self.excess is None else self.excess[index]
-        return replace(self, scale=self.scale[index], group=self.group[index], excess=excess)
+        return replace(
+            self,
+            scale=self.scale[index],
+            group=self.group[index],
+            trust=self.trust[index],
+            excess=excess,
+        )
 
     def copy(self) -> "NoiseModel":
         """The same values, which change apart from these."""
-        return replace(self, variance=self.variance.clone(), scale=self.scale.clone())
+        return replace(
+            self,
+            variance=self.variance.clone(),
+            scale=self.scale.clone(),
+            trust=self.trust.clone(),
+            excess=None if self.excess is None else self.excess.clone(),
+        )
 
     def to(self, device: torch.device | str) -> "NoiseModel":
         """The same on another device."""
@@ -79,6 +95,7 @@ class NoiseModel:
             variance=self.variance.to(device),
             scale=self.scale.to(device),
             group=self.group.to(device),
+            trust=self.trust.to(device),
             excess=None if self.excess is None else self.excess.to(device),
         )
 
@@ -88,12 +105,21 @@ class NoiseModel:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint needs."""
-        return {"variance": self.variance.clone(), "scale": self.scale.clone()}
+        named = {
+            "variance": self.variance,
+            "scale": self.scale,
+            "trust": self.trust,
+            "excess": self.excess,
+        }
+        return {name: held.clone() for name, held in named.items() if held is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from a checkpoint, in place."""
         self.variance.copy_(state["variance"])
         self.scale.copy_(state["scale"])
+        self.trust.copy_(state["trust"])
+        if self.excess is not None and "excess" in state:
+            self.excess.copy_(state["excess"])
 
 
 class BackgroundSpectrum:

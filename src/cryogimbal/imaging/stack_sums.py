@@ -108,7 +108,9 @@ def sum_stack(
     for batch in centred_batches(stack, poses, index, reading):
         rotation = poses.rotation[batch.index].to(batch.observed)
         image = torch.arange(len(rotation), device=rotation.device)
-        one = torch.ones_like(rotation[:, 0, 0])
+        share = torch.ones_like(rotation[:, 0, 0])
+        if reading.noise is not None:
+            share = reading.noise.trust[batch.index.to(reading.noise.trust.device)].to(share)
         for turned in turned_off_grid(Hypotheses(rotation=rotation, image=image), group):
-            statistics.add_hypotheses(batch, turned, one, geometry.oversampling)
+            statistics.add_hypotheses(batch, turned, share, geometry.oversampling)
     return sum_on_grid(statistics, group)

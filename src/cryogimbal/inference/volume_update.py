@@ -201,6 +201,7 @@ class ClosedFormVolumeUpdate:
         for index in (self._half == number).nonzero()[:, 0].split(IMAGES_AT_ONCE):
             batch = self._spectra.batch(index, geometry.radius)
             rows, share = self._table.alive(index, LEAST_SHARE)
+            share = share * self._spectra.noise.trust[index[rows.hypotheses.image]]
             for hypotheses in turned_off_grid(rows.hypotheses, self._group):
                 statistics.add_hypotheses(batch, hypotheses, share, geometry.oversampling)
         return sum_on_grid(statistics, self._group)
