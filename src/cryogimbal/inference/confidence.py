@@ -27,7 +27,7 @@ from cryogimbal.symmetry import SymmetryGroup
 # Share of the posterior mass within the width.
 MASS = 0.68
 IMAGES_AT_ONCE = 512
-SAMPLES = 512
+SAMPLES = 256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from cryogimbal.symmetry import SymmetryGroup, nearest_same_image
 
 # Where an image says nothing a rotation is known to a radian, and a shift to a quarter of the box.
 PRIOR_TURN_RAD, PRIOR_SHIFT_BOX = 1.0, 0.25
+# Modes of less posterior mass are left out of the ball's.
+LEAST_MASS = 1e-3
 # Largest share of a map's noise in what seems to tell poses apart.
 MOST_NOISE = 0.9
 
@@ -100,22 +102,25 @@ def mass_radius(
     sampled with the same standard normal draws, each sample counting as much as its mode: equally
     good for any number of modes, and the same for an image whatever the others are.
     """
-    n_parameters = mixture.spread.shape[-1]
-    n, n_modes = mixture.weight.shape
-    turns, shifts = [], []
-    for mode in range(n_modes):
-        moves = draws[:, :n_parameters] @ mixture.spread[:, mode].mT
-        rotation = rotvec_to_rotation(moves[..., :3]) @ mixture.rotation[:, mode, None]
-        here = written.rotation[:, None].expand_as(rotation)
-        turns.append(geodesic_distance_rad(nearest_same_image(rotation, here, group), here))
-        if mixture.shift_box is not None and written.shift_box is not None:
-            offset = (mixture.shift_box[:, mode] - written.shift_box)[:, None]
-            shifts.append((offset + moves[..., 3:]).norm(dim=-1))
-    weight = mixture.weight[:, :, None].expand(n, n_modes, len(draws)) / len(draws)
-    turn = weighted_quantile(torch.stack(turns, dim=1).flatten(1), weight.flatten(1), mass)
-    if not shifts:
-        return turn, torch.zeros_like(turn)
-    return turn, weighted_quantile(torch.stack(shifts, dim=1).flatten(1), weight.flatten(1), mass)
+    image, mode = (mixture.weight > LEAST_MASS).nonzero(as_tuple=True)
+    spread = mixture.spread[image, mode]
+    moves = draws[:, : spread.shape[-1]] @ spread.mT
+    here = written.rotation[image][:, None].expand(-1, len(draws), 3, 3)
+    rotation = rotvec_to_rotation(moves[..., :3]) @ mixture.rotation[image, mode][:, None]
+    turn = geodesic_distance_rad(nearest_same_image(rotation, here, group), here)
+    shift = torch.zeros_like(turn)
+    if mixture.shift_box is not None and written.shift_box is not None:
+        offset = mixture.shift_box[image, mode] - written.shift_box[image]
+        shift = (offset[:, None] + moves[..., 3:]).norm(dim=-1)
+    kept = torch.zeros_like(mixture.weight)
+    kept[image, mode] = mixture.weight[image, mode]
+    shares = (kept / kept.sum(1, keepdim=True) / len(draws))[:, :, None].expand(-1, -1, len(draws))
+    radii = []
+    for found in (turn, shift):
+        values = found.new_zeros(shares.shape)
+        values[image, mode] = found
+        radii.append(weighted_quantile(values.flatten(1), shares.flatten(1), mass))
+    return radii[0], radii[1]
 
 
 def weighted_quantile(
