@@ -184,6 +184,7 @@ def test_the_second_half_comes_to_the_frame_of_the_first(
             variance=torch.full((2, 3), float(number)),
             scale=index.float(),
             group=index % 2,
+            trust=torch.ones(len(index)),
         )
         return Finished(
             found=Reconstruction(

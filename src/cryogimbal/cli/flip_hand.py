@@ -1,7 +1,7 @@
 """``cryogimbal flip-hand``: the mirror image of maps, with the poses that go with it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,13 +13,12 @@ from cryogimbal.cli.taught_encoder import write_mirrored_encoder
 from cryogimbal.errors import InputError
 from cryogimbal.evaluation.hand import mirror_map, mirror_that_keeps_axes
 from cryogimbal.io.file_set import finish_replacing, replace_together
-from cryogimbal.io.image_paths import find_image_file
 from cryogimbal.io.mrc import read_density, write_density
 from cryogimbal.io.run_folder import RunFolder, open_run_folder, read_json, write_json
 from cryogimbal.io.star import read_poses
 from cryogimbal.io.star_hand import mirrored_pose_columns
-from cryogimbal.io.star_table import StarTable, image_names, read_table
-from cryogimbal.io.star_write import write_table
+from cryogimbal.io.star_table import read_table
+from cryogimbal.io.star_write import with_image_files, write_table
 from cryogimbal.report.plots import plot_map, plot_view_directions
 from cryogimbal.rotations import Mirror
 from cryogimbal.symmetry import symmetry_group
@@ -142,7 +141,7 @@ def _write_mirrored(files: Sequence[Path], folder: Path, mirror: Mirror) -> None
     for file in files:
         new = folder / file.name
         if file.suffix == ".star":
-            table = _with_image_files(read_table(file))
+            table = with_image_files(read_table(file))
             write_table(new, table, mirrored_pose_columns(table, mirror))
         elif file.suffix == ".pt":
             write_mirrored_encoder(file, new, mirror)
@@ -152,13 +151,6 @@ def _write_mirrored(files: Sequence[Path], folder: Path, mirror: Mirror) -> None
             write_json(new, summary | ({FLIPPED: True} if flipped else {}))
         else:
             write_density(new, mirror_map(read_density(file), mirror))
-
-
-def _with_image_files(table: StarTable) -> StarTable:
-    """The table with the files of its images, where they can be found: their paths are to hold."""
-    found = [find_image_file(written, table.path.parent) for written in image_names(table).written]
-    files = tuple(file for file in found if file is not None)
-    return replace(table, image_files=files if len(files) == len(found) else ())
 
 
 def _redraw(run: RunFolder) -> None:

@@ -16,6 +16,7 @@ from cryogimbal.cli.infer_poses import InferPoses
 from cryogimbal.cli.options import base_config
 from cryogimbal.cli.reconstruct import Reconstruct, reconstruct_with_defaults
 from cryogimbal.cli.resume import Resume
+from cryogimbal.cli.select import Select
 from cryogimbal.cli.signals import EXIT_STATUS, StoppedBySignalError
 from cryogimbal.cli.simulate import Simulate, simulate_with_defaults
 from cryogimbal.cli.simulation_case import case_argument, read_case
@@ -62,6 +63,7 @@ def _parse(arguments: list[str]) -> Any:
         "flip-hand": FlipHand,
         "infer-poses": InferPoses,
         "fsc": Fsc,
+        "select": Select,
     }
     if arguments[:1] == ["reconstruct"]:
         return tyro.cli(

@@ -3,19 +3,24 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cryogimbal.cli.final_maps import summary_of_maps, write_final_maps
 from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.cli.taught_encoder import write_encoder
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.imaging.model import ImageModel
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.slices import PreparedGrid
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.confidence import MASS
 from cryogimbal.inference.final_maps import FinalMaps
 from cryogimbal.inference.loss import loss_of, squared_residual
 from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.io.run_folder import RunFolder, read_metrics
+from cryogimbal.io.star_confidence import confidence_columns
 from cryogimbal.io.star_write import write_particles
 from cryogimbal.report.images import ParticlePicture
 from cryogimbal.report.plots import (
@@ -27,6 +32,7 @@ from cryogimbal.report.plots import (
 )
 
 SHOWN_PARTICLES = 6
+JUNK_BELOW = 0.5
 
 
 # What the files of a finished run are, in the order in which a person would look at them.
@@ -36,7 +42,7 @@ FILES = {
     "run_half2_class001_unfil.mrc": "that of the other: RELION's PostProcess takes them as they are",
     "mask.mrc": "what the half-maps are compared in",
     "fsc.star": "how they agree, as RELION's tables have it; fsc.xml is for EMDB",
-    "particles.star": "the input table with the poses found",
+    "particles.star": "the input table with the poses found, their widths and a score for each image",
     "encoder.pt": "the pose network: cryogimbal infer-poses gives poses to new images by it",
     "summary.json": "numbers and circumstances",
     "figures": "map, view directions, progress, images beside predictions",
@@ -56,7 +62,10 @@ def write_results(
     """
     write_final_maps(run, maps)
     poses = found_poses(prepared, result)
-    write_particles(run.particles, prepared.table, poses, prepared.half_sets.number)
+    others = {}
+    if result.confidence is not None:
+        others = confidence_columns(result.confidence, prepared.stack.pixel_size_angstrom)
+    write_particles(run.particles, prepared.table, poses, prepared.half_sets.number, others)
     if result.encoder is not None:
         write_encoder(run, result.encoder, prepared.spectra, diameter)
     _write_figures(run, prepared, result, maps)
@@ -66,9 +75,34 @@ def write_results(
         **summary_of_maps(maps, prepared.half_sets.sizes),
         "half_alignment": result.half_alignment and result.half_alignment.to_dict(),
         **result.symmetry.to_dict(),
+        **summary_of_confidence(result.confidence, result.noise),
         "final_loss": epochs[-1]["loss"],
         "switches": [record for record in records if record["type"] == "switch"],
     }
+
+
+def summary_of_confidence(confidence: Confidence | None, noise: NoiseModel) -> dict[str, Any]:
+    """What the summary says of widths and scores, and whether these weigh the images in the maps."""
+    if confidence is None:
+        return {"particle_scores": None, "pose_widths": None}
+    score, shift = confidence.score, confidence.shift_width_angstrom
+    return {
+        "particle_scores": {
+            "weigh_images": noise.estimated,
+            "sum": float(score.sum()),
+            "n_below_0.5": int((score < JUNK_BELOW).sum()),
+            "quartiles": _quartiles(score),
+        },
+        "pose_widths": {
+            "mass": MASS,
+            "quartiles_deg": _quartiles(confidence.width_deg),
+            "shift_quartiles_angstrom": None if shift is None else _quartiles(shift),
+        },
+    }
+
+
+def _quartiles(values: Tensor) -> list[float]:
+    return [float(values.quantile(share)) for share in (0.25, 0.5, 0.75)]
 
 
 def found_poses(prepared: PreparedInput, result: Reconstruction) -> PoseSet:

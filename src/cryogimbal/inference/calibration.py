@@ -2,58 +2,48 @@
 
 The variance of a shell is the mean square of what is left; a particle's scale is what its image says
 of it, drawn towards 1 by how much the scales of all particles differ (empirical Bayes): an image alone
-knows its scale to no better than 10 or 20 %.
+knows its scale to no better than 10 or 20 %. What looks like no particle (:mod:`.particle_scores`)
+counts less: the score is the share with which an image takes part in the noise and in the map.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryogimbal.imaging.model import ImageModel
-from cryogimbal.imaging.noise import shell_mean
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import Decoder
+from cryogimbal.inference.image_fits import image_fits
+from cryogimbal.inference.particle_scores import particle_scores
 from cryogimbal.inference.pose_table import PoseTable
 
-IMAGES_AT_ONCE = 1024
 # A particle outside of this is no particle or has the wrong pose; neither may rule its own weight.
 SCALE_RANGE = (0.5, 2.0)
 # Standard deviation of a normal distribution over its median absolute deviation.
 NORMAL_OVER_MAD = 1.4826
 # Images of an optics group from which its own usual scale is known to a few percent.
 LEAST_OF_A_GROUP = 100
-# Share of coefficients below which a shell counts as silent.
-LEAST_KNOWN = 1e-3
 
 
 @torch.no_grad()
 def recalibrate(
     spectra: ParticleSpectra, table: PoseTable, decoder: Decoder, radius: float
 ) -> None:
-    """Enter better noise variances up to a band limit (cycles per box) and better scales, in place."""
-    noise, model = spectra.noise, ImageModel(decoder=decoder)
-    disc = spectra.disc.truncate(radius)
-    n_shells = int(disc.shell_per_coefficient[-1]) + 1
-    n_groups = len(noise.variance)
+    """Enter better noise variances up to a band limit (cycles per box), scales and trust, in place."""
+    noise = spectra.noise
+    everything = torch.arange(len(spectra), device=spectra.device)
+    fits = image_fits(spectra, everything, table, decoder, radius)
+    noise.trust.copy_(particle_scores(fits, noise.scale))
+    n_groups, n_shells = len(noise.variance), fits.left.shape[1]
     left = torch.zeros(n_groups, n_shells, device=spectra.device)
-    strength = torch.empty(len(spectra), device=spectra.device)
-    power = torch.empty(len(spectra), device=spectra.device)
-    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
-        batch = spectra.batch(index, radius)
-        predicted = model.predict(table.propose(index), batch)[:, 0]
-        power[index] = predicted.square().sum(1)
-        strength[index] = (predicted * batch.observed).sum(1)
-        squares = shell_mean((batch.observed - predicted).square(), disc)
-        if spectra.optics:
-            # What an image does not say has left nothing.
-            squares /= shell_mean((batch.ctf != 0).float(), disc).clamp_min(LEAST_KNOWN)
-        left.index_add_(0, noise.group[index], squares)
-    n_images = torch.bincount(noise.group, minlength=n_groups)[:, None]
-    ratio = torch.where(n_images > 0, left / n_images.clamp_min(1), 1.0)
+    left.index_add_(0, noise.group, fits.left * noise.trust[:, None])
+    n_images = torch.zeros(n_groups, device=spectra.device).index_add_(0, noise.group, noise.trust)
+    ratio = torch.where(n_images[:, None] >= 1, left / n_images.clamp_min(1)[:, None], 1.0)
     variance = noise.variance.clone()
     variance[:, :n_shells] *= ratio
     noise.enter(variance)
-    noise.scale.copy_(shrunken_scales(noise.scale, strength, power, group=noise.group))
+    noise.scale.copy_(
+        shrunken_scales(noise.scale, fits.strength, fits.power, group=noise.group)
+    )
 
 
 def shrunken_scales(

@@ -7,13 +7,15 @@ and rivals found among all orientations at a low band limit, which are followed 
 long as they fit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.cross_maps import JudgingMap, cross_maps, image_noise, with_map_error
 from cryogimbal.inference.image_fits import ImageFits, image_fits, in_stack_order, joined_fits
@@ -27,19 +29,8 @@ from cryogimbal.symmetry import SymmetryGroup
 # Share of the posterior mass within the width.
 MASS = 0.68
 IMAGES_AT_ONCE = 512
+LEAST_IMAGES = 20
 SAMPLES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confidence:
-    """What is known of every particle beside its pose."""
-
-    width_deg: Float[Tensor, " particle"]
-    """Radius of the ball around the rotation written that holds 68 % of the posterior."""
-    shift_width_box: Float[Tensor, " particle"] | None
-    """The same of the shift, in fractions of the box; none where particles are taken as centred."""
-    score: Float[Tensor, " particle"]
-    """From 0, junk, to 1, a particle."""
 
 
 @torch.no_grad()
@@ -49,11 +40,11 @@ def measure_confidence(
     mask: Float[Tensor, "box box box"],
     group: SymmetryGroup,
     seed: int,
-) -> Confidence:
+) -> Confidence | None:
     """Widths and scores of all images at the most probable poses of a table.
 
-    Widths are modulo the group, whose axes are the frame's. The result is the same however the images
-    are batched.
+    None for a handful of images, of which two maps say nothing. Widths are modulo the group, whose
+    axes are the frame's. The result is the same however the images are batched.
 
     Parameters
     ----------
@@ -63,6 +54,8 @@ def measure_confidence(
         Of the run: draws the halves and the samples of the mixtures.
     """
     n = len(spectra)
+    if n < LEAST_IMAGES:
+        return None
     half = torch.randperm(n, generator=generator_for(seed, "cross-maps")) % 2
     half = half.to(spectra.device)
     maps = cross_maps(spectra, table, half, mask, group)
@@ -82,11 +75,13 @@ def measure_confidence(
             poses = poses_with_rivals(batch, written, other.decoder, grid)
             mixture = pose_mixture(other.decoder, maps, poses, batch)
             width[part], shift_width[part] = mass_radius(mixture, written, draws, MASS, group)
+    width_angstrom = spectra.disc.box * spectra.pixel_size_angstrom
     everything = in_stack_order(joined_fits(fits))
+    has_shifts = table.shift_box is not None
     return Confidence(
-        width_deg=torch.rad2deg(width),
-        shift_width_box=None if table.shift_box is None else shift_width,
-        score=particle_scores(everything, spectra.noise.scale),
+        width_deg=torch.rad2deg(width).cpu(),
+        shift_width_angstrom=(shift_width * width_angstrom).cpu() if has_shifts else None,
+        score=particle_scores(everything, spectra.noise.scale).cpu(),
     )
 
 
@@ -100,3 +95,9 @@ def _judged_batch(
     batch = replace(batch, index=torch.arange(len(index), device=index.device))
     return with_map_error(batch, variance[spectra.noise.group[index]], judge.error)
 
+
+def trusting(noise: NoiseModel, confidence: Confidence | None) -> NoiseModel:
+    """The noise model with the last scores as the images' trust, where it is estimated at all."""
+    if confidence is None or not noise.estimated:
+        return noise
+    return replace(noise, trust=confidence.score.to(noise.trust))

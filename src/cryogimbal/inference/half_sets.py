@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.half_sets import HalfPoses, HalfSets
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.alignment import align_pose_frame
@@ -132,11 +133,34 @@ def join_halves(
         variance=torch.cat([first.noise.variance, second.noise.variance]),
         scale=_scattered(first.noise.scale, second.noise.scale, places),
         group=_scattered(first.noise.group, second.noise.group + n_groups, places),
+        trust=_scattered(first.noise.trust, second.noise.trust, places),
         excess=_joined_excess(first.noise, second.noise, places),
         estimated=first.noise.estimated,
     )
+    confidence = _joined_confidence(first.confidence, second.confidence, places)
     return replace(
-        first, poses=poses, noise=noise, half_map_fsc=alignment.fsc, half_alignment=alignment
+        first,
+        poses=poses,
+        noise=noise,
+        confidence=confidence,
+        half_map_fsc=alignment.fsc,
+        half_alignment=alignment,
+    )
+
+
+def _joined_confidence(
+    first: Confidence | None, second: Confidence | None, places: list[Tensor]
+) -> Confidence | None:
+    """Of each image what its own half says, in which widths and scores have been measured."""
+    if first is None or second is None:
+        return None
+    shift = None
+    if first.shift_width_angstrom is not None and second.shift_width_angstrom is not None:
+        shift = _scattered(first.shift_width_angstrom, second.shift_width_angstrom, places)
+    return Confidence(
+        width_deg=_scattered(first.width_deg, second.width_deg, places),
+        shift_width_angstrom=shift,
+        score=_scattered(first.score, second.score, places),
     )
 
 

@@ -14,6 +14,8 @@ from cryogimbal.imaging.volume import Decoder
 from cryogimbal.inference.pose_table import PoseTable
 
 IMAGES_AT_ONCE = 1024
+# Share of coefficients below which a shell counts as silent.
+LEAST_KNOWN = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class ImageFits:
     power: Float[Tensor, " particle"]
     """Sum of the prediction squared."""
     left: Float[Tensor, "particle shell"]
-    """Mean square of what is left of the image, per shell ``round(|k|)``; 1 if that is noise."""
+    """Mean square of what is left of the image, per shell ``round(|k|)``; 1 if that is noise, and in
+    shells that the image lacks."""
     transfer: Float[Tensor, "particle shell"]
     """Mean square of the CTF, which contains the particle's scale."""
     per_shell: Int[Tensor, " shell"]
@@ -48,12 +51,17 @@ def image_fits(
     for chosen in index.split(IMAGES_AT_ONCE):
         batch = spectra.batch(chosen, radius)
         predicted = model.predict(table.propose(chosen), batch)[:, 0]
+        left = shell_mean((batch.observed - predicted).square(), disc)
+        if spectra.optics:
+            # An image from coarser pixels has nothing in the outer shells, so nothing is left there.
+            known = shell_mean((batch.ctf != 0).float(), disc)
+            left = torch.where(known > LEAST_KNOWN, left / known.clamp_min(LEAST_KNOWN), 1.0)
         parts.append(
             ImageFits(
                 index=chosen,
                 strength=(predicted * batch.observed).sum(1),
                 power=predicted.square().sum(1),
-                left=shell_mean((batch.observed - predicted).square(), disc),
+                left=left,
                 transfer=shell_mean(batch.ctf.square(), disc),
                 per_shell=torch.bincount(disc.shell_per_coefficient),
             )

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.fsc import FscCurve
@@ -27,6 +28,7 @@ from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding, encoder_modes
+from cryogimbal.inference.confidence import trusting
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import PoseInferenceConfig
 from cryogimbal.inference.grid_search import scaled_to_images
@@ -99,6 +101,8 @@ class Reconstruction:
     """Of the images, and the scale of each particle."""
     encoder: RowEncoder | None
     """Taught from the density; none where that was not asked for."""
+    confidence: Confidence | None = None
+    """Of every particle; none for a handful of images."""
     symmetry: Imposition = NOTHING_IMPOSED
     """The group that the user has named, and whether it is imposed."""
     half_alignment: HalfAlignment | None = None
@@ -155,6 +159,7 @@ class ReconstructionRun:
         """
         if not isinstance(self._stage, AutoDecoding):
             raise RuntimeError(f"the run is still in {self._stage.name}")
+        confidence = self._factory.confidence(self._stage.table)
         return Reconstruction(
             poses=self._poses(self._stage.table),
             density=DensityMap(
@@ -162,7 +167,8 @@ class ReconstructionRun:
                 voxel_size_angstrom=self._spectra.pixel_size_angstrom,
             ),
             half_map_fsc=self._stage.update.half_map_fsc,
-            noise=self._spectra.noise.to("cpu"),
+            noise=trusting(self._spectra.noise, confidence).to("cpu"),
+            confidence=confidence,
             encoder=None if self._encoder is None else self._encoder.cpu(),
             symmetry=self._symmetry,
         )

@@ -1,7 +1,9 @@
 """What a finished search has found, as tensors and plain values for a checkpoint, and back."""
 
+from dataclasses import asdict
 from typing import Any
 
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.fsc import FscCurve
 from cryogimbal.data.poses import PoseSet
@@ -22,6 +24,7 @@ def reconstruction_to_state(found: Reconstruction) -> dict[str, Any]:
         "voxel_size_angstrom": found.density.voxel_size_angstrom,
         "half_map_correlation": None if fsc is None else fsc.correlation,
         "noise": {**noise.state_dict(), "group": noise.group, "estimated": noise.estimated},
+        "confidence": None if found.confidence is None else asdict(found.confidence),
         "encoder": None if found.encoder is None else row_encoder_to_state(found.encoder),
         "symmetry": {"asked": found.symmetry.asked.name, **found.symmetry.state_dict()},
     }
@@ -46,6 +49,7 @@ def reconstruction_from_state(state: dict[str, Any]) -> Reconstruction:
         density=density,
         half_map_fsc=fsc,
         noise=NoiseModel(**state["noise"]),
+        confidence=None if state["confidence"] is None else Confidence(**state["confidence"]),
         encoder=encoder,
         symmetry=Imposition(
             **{**state["symmetry"], "asked": symmetry_group(state["symmetry"]["asked"])}

@@ -66,9 +66,7 @@ def poses_with_rivals(
         at = batch.truncate(radius)
         rows, _ = table.alive(everything)
         damping = torch.full_like(rows.hypotheses.rotation[:, 0, 0], FIRST_DAMPING)
-        moved = gauss_newton(
-            decoder, rows.hypotheses, at, damping=damping, n_steps=STEPS_PER_BAND
-        )
+        moved = gauss_newton(decoder, rows.hypotheses, at, damping=damping, n_steps=STEPS_PER_BAND)
         poses, residual = moved.hypotheses, moved.residual
         if radius < full:
             poses, residual = _written_stays(rows.slot, poses, residual, written, decoder, at)
@@ -77,9 +75,7 @@ def poses_with_rivals(
     return table
 
 
-def _with_coarse_rivals(
-    batch: ParticleBatch, written: Hypotheses, grid: RivalGrid
-) -> PoseTable:
+def _with_coarse_rivals(batch: ParticleBatch, written: Hypotheses, grid: RivalGrid) -> PoseTable:
     coarse = batch.truncate(grid.radius)
     shift = written.shift_box
     if shift is not None:

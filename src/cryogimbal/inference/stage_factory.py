@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cryogimbal.data.confidence import Confidence
 from cryogimbal.evaluation.masks import soft_sphere_mask
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import (
@@ -18,6 +19,7 @@ from cryogimbal.imaging.volume import (
 )
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding
+from cryogimbal.inference.confidence import measure_confidence
 from cryogimbal.inference.config import BandConfig, ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.grid_search import density_of_poses
@@ -167,6 +169,10 @@ class StageFactory:
         """The best poses of every image, each a mode of its posterior."""
         search = self._mode_search(self.config.posterior.end_radius)
         return PoseTable.of_modes(find_modes(self.spectra, density, search, self.budget))
+
+    def confidence(self, table: PoseTable) -> Confidence | None:
+        """How far the poses of a table may be off, and which images are particles."""
+        return measure_confidence(self.spectra, table, self.mask(), self.group, self.config.seed)
 
     def density_of_poses(
         self, table: PoseTable, volume: HartleyVolume

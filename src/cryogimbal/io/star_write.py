@@ -1,7 +1,7 @@
 """Particle tables of RELION: writing poses into a table as it was read, and new tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ def write_particles(
     table: StarTable,
     poses: PoseSet,
     half_set: Int[Tensor, " particle"] | None = None,
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a table as it was read, with angles and origins replaced or added.
 
@@ -74,6 +75,8 @@ def write_particles(
         One pose for each row of the table.
     half_set : Tensor, optional
         The half (1 or 2) that each particle belongs to, written over what the table has.
+    others : mapping, optional
+        Further columns, a text for each row.
 
     Raises
     ------
@@ -85,7 +88,14 @@ def write_particles(
     values = {**_angle_columns(poses), **_origin_columns(table, poses)}
     if half_set is not None:
         values |= half_set_columns(half_set)
-    write_table(path, table, values)
+    write_table(path, table, {**values, **(others or {})})
+
+
+def with_image_files(table: StarTable) -> StarTable:
+    """The table with the files of its images, where they can be found: their paths are to hold."""
+    found = [find_image_file(written, table.path.parent) for written in image_names(table).written]
+    files = tuple(file for file in found if file is not None)
+    return replace(table, image_files=files if len(files) == len(found) else ())
 
 
 def write_table(path: Path, table: StarTable, values: Mapping[str, Sequence[str]]) -> None:
