@@ -1,4 +1,4 @@
-"""Are widths and scores of particles what they claim to be?
+"""Whether widths and scores of particles are what they claim to be.
 
     python benchmarks/confidence.py CASE --work DIR [--options "--n-particles 2000 ..."]
 
