@@ -115,7 +115,7 @@ def calibration_cells(folder: Path, group: SymmetryGroup) -> list[str]:
         quartiles = width.argsort().tensor_split(4)
         shares = " / ".join(f"{100 * float(inside[part].mean()):.0f}" for part in quartiles)
         medians = " / ".join(f"{float(width[part].median()):.2f}" for part in quartiles)
-        rank = scipy.stats.spearmanr(width, error).statistic
+        rank, _ = scipy.stats.spearmanr(width, error)
         cells += [f"{shares} ({medians})", f"{rank:.2f}"]
     return cells
 

@@ -41,9 +41,7 @@ def recalibrate(
     variance = noise.variance.clone()
     variance[:, :n_shells] *= ratio
     noise.enter(variance)
-    noise.scale.copy_(
-        shrunken_scales(noise.scale, fits.strength, fits.power, group=noise.group)
-    )
+    noise.scale.copy_(shrunken_scales(noise.scale, fits.strength, fits.power, group=noise.group))
 
 
 def shrunken_scales(
