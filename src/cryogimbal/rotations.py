@@ -136,6 +136,11 @@ def geodesic_distance_deg(
     return torch.rad2deg(geodesic_distance_rad(a, b))
 
 
+def angle_deg(angle_rad: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The same angles in degrees, for what people read."""
+    return torch.rad2deg(angle_rad)
+
+
 def nearer_than_deg(
     rotation: Float[Tensor, "*n m 3 3"],
     angle_deg: float,

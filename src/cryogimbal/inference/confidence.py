@@ -24,6 +24,7 @@ from cryogimbal.inference.pose_mixture import mass_radius, pose_mixture
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.rivals import RivalGrid, poses_with_rivals
 from cryogimbal.inference.seeding import generator_for
+from cryogimbal.rotations import angle_deg
 from cryogimbal.symmetry import SymmetryGroup
 
 # Share of the posterior mass within the width.
@@ -79,7 +80,7 @@ def measure_confidence(
     everything = in_stack_order(joined_fits(fits))
     has_shifts = table.shift_box is not None
     return Confidence(
-        width_deg=torch.rad2deg(width).cpu(),
+        width_deg=angle_deg(width).cpu(),
         shift_width_angstrom=(shift_width * width_angstrom).cpu() if has_shifts else None,
         score=particle_scores(everything, spectra.noise.scale).cpu(),
     )
