@@ -52,6 +52,11 @@ class SymmetryGroup:
         return len(self.operators)
 
     @property
+    def is_cubic(self) -> bool:
+        """Whether it has several axes of more than two turns: tetrahedral, octahedral, icosahedral."""
+        return self.name[0] in "TOI"
+
+    @property
     def least_angle_rad(self) -> float:
         """Smallest turn that leaves the particle as it is; 2 pi for C1."""
         if self.order == 1:

@@ -71,7 +71,8 @@ class Display:
             return
         in_epoch = record.images_done if isinstance(record, StepRecord) else record.images_total
         images = record.epoch * record.images_total + in_epoch
-        if (record.stage, record.half_set) != self._stage:
+        # A search that failed begins again, perhaps in the stage that it was in.
+        if (record.stage, record.half_set) != self._stage or images < self._images:
             self._begin_stage(record, images)
         self._images = images
         if self._task is not None:

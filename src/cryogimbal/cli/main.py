@@ -16,6 +16,7 @@ from cryogimbal.cli.infer_poses import InferPoses
 from cryogimbal.cli.options import base_config
 from cryogimbal.cli.reconstruct import Reconstruct, reconstruct_with_defaults
 from cryogimbal.cli.resume import Resume
+from cryogimbal.cli.run import FailedSearchError
 from cryogimbal.cli.select import Select
 from cryogimbal.cli.signals import EXIT_STATUS, StoppedBySignalError
 from cryogimbal.cli.simulate import Simulate, simulate_with_defaults
@@ -25,13 +26,15 @@ from cryogimbal.errors import InputError
 DESCRIPTION = "Finds the poses of cryo-EM particles and their 3-D density together, from nothing."
 BAD_INPUT = 2
 FAILED = 1
+NO_STRUCTURE = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 is success, 2 input or options that cannot be used, 1 a file system that fails, 130 and 143 a
-    run that was stopped by Ctrl-C or SIGTERM after writing a checkpoint.
+    0 is success, 2 input or options that cannot be used, 1 a file system that fails, 3 a run that has
+    found no structure, 130 and 143 a run that was stopped by Ctrl-C or SIGTERM after writing a
+    checkpoint.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -43,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoppedBySignalError as stop:
         errors.print(f"stopped: {stop}", markup=False)
         return stop.exit_status
+    except FailedSearchError as failure:
+        errors.print(f"failed: {failure}", markup=False)
+        return NO_STRUCTURE
     except KeyboardInterrupt:
         errors.print("stopped by Ctrl-C")
         return EXIT_STATUS[signal.SIGINT]

@@ -43,6 +43,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 KINDS: dict[type, str] = {EpochRecord: "epoch", SwitchRecord: "switch", NoticeRecord: "notice"}
 
 
+class FailedSearchError(Exception):
+    """What has been found is no structure, and its files say so."""
+
+
 class Recorder:
     """Writes records and checkpoints of a run; counts its time across interruptions."""
 
@@ -106,7 +110,13 @@ def run_to_end(
     *,
     checkpoint: dict[str, Any] | None,
 ) -> None:
-    """Read the input, search, and write the results; a signal stops it after a checkpoint."""
+    """Read the input, search, and write the results; a signal stops it after a checkpoint.
+
+    Raises
+    ------
+    FailedSearchError
+        If map or poses show that no structure has been found; all files are written nonetheless.
+    """
     began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     if source.n_threads != torch.get_num_threads():
@@ -136,6 +146,11 @@ def run_to_end(
             continue
         console.print(f"  {run.path / name}  {meaning}", markup=False)
     console.print(told_of_maps(maps))
+    if result.signs_of_collapse:
+        raise FailedSearchError(
+            f"{run.path}: {'; '.join(result.signs_of_collapse)}; after {result.n_restarts} restarts. "
+            "Do not take the map for a structure: look at the images and the box, or try another --seed"
+        )
 
 
 def _search(

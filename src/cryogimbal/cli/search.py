@@ -1,12 +1,14 @@
 """The search of a run: one over all images, or one over each half."""
 
 from cryogimbal.cli.prepare import PreparedInput, is_to_be_centred, read_part
+from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.centring import centred
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.half_sets import HalfSetRuns, config_of_half
 from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
+from cryogimbal.inference.restarts import MOST_RESTARTS, RestartingRun, config_of_attempt
 
-Search = ReconstructionRun | HalfSetRuns
+Search = RestartingRun | HalfSetRuns
 
 
 def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Search:
@@ -15,9 +17,9 @@ def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Searc
     Images of a second half are read when its turn comes.
     """
     if config.half_sets == "shared":
-        return ReconstructionRun(prepared.spectra, config, prepared.start)
+        return _restarting(prepared.spectra, config, prepared.start)
 
-    def begin(number: int) -> ReconstructionRun:
+    def begin(number: int) -> RestartingRun:
         index, spectra, poses = (
             prepared.half_sets.index(number),
             prepared.spectra,
@@ -31,6 +33,18 @@ def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Searc
         start = StartingPoint(
             density=prepared.start.density, poses=None if poses is None else poses[index]
         )
-        return ReconstructionRun(spectra, config_of_half(config, number), start)
+        return _restarting(spectra, config_of_half(config, number), start)
 
     return HalfSetRuns(prepared.half_sets, begin)
+
+
+def _restarting(
+    spectra: ParticleSpectra, config: ReconstructionConfig, start: StartingPoint
+) -> RestartingRun:
+    """A search that begins again where it fails, unless it would begin with the same map or poses."""
+
+    def begin(attempt: int) -> ReconstructionRun:
+        return ReconstructionRun(spectra, config_of_attempt(config, attempt), start)
+
+    given = start.density is not None or start.poses is not None
+    return RestartingRun(begin, most_restarts=0 if given else MOST_RESTARTS)

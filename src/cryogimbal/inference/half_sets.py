@@ -145,7 +145,23 @@ def join_halves(
         confidence=confidence,
         half_map_fsc=alignment.fsc,
         half_alignment=alignment,
+        signs_of_collapse=_joined_signs(first, second, alignment),
+        n_restarts=first.n_restarts + second.n_restarts,
     )
+
+
+def _joined_signs(
+    first: Reconstruction, second: Reconstruction, alignment: HalfAlignment
+) -> tuple[str, ...]:
+    """What either half shows, and that they are not the same particle."""
+    signs = tuple(
+        f"half {number}: {sign}"
+        for number, found in zip(HALVES, (first, second), strict=True)
+        for sign in found.signs_of_collapse
+    )
+    if alignment.is_certain:
+        return signs
+    return (*signs, "the maps of the two halves, which share nothing, do not look alike")
 
 
 def _joined_confidence(

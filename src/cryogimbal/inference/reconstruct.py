@@ -20,6 +20,7 @@ from torch import Tensor
 from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
+from cryogimbal.evaluation.collapse import signs_in_map, signs_in_poses
 from cryogimbal.evaluation.fsc import FscCurve
 from cryogimbal.evaluation.half_alignment import HalfAlignment
 from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
@@ -107,6 +108,10 @@ class Reconstruction:
     """The group that the user has named, and whether it is imposed."""
     half_alignment: HalfAlignment | None = None
     """How the second of two independent halves was brought to the frame of the first."""
+    signs_of_collapse: tuple[str, ...] = ()
+    """What shows that this is no structure, one sentence each; none where nothing does."""
+    n_restarts: int = 0
+    """How often the search has failed and begun again with another seed."""
 
 
 class ReconstructionRun:
@@ -172,6 +177,21 @@ class ReconstructionRun:
             encoder=None if self._encoder is None else self._encoder.cpu(),
             symmetry=self._symmetry,
         )
+
+    def signs_of_collapse(self) -> tuple[str, ...]:
+        """What is wrong with map and poses as they stand, one sentence for each sign.
+
+        A particle of a cubic group is nearly a ball, often a hollow one, and poses that are kept to one
+        asymmetric unit fill few orientations: neither is a sign.
+        """
+        if self._table is None:
+            return ()
+        signs: tuple[str, ...] = ()
+        if not self._symmetry.asked.is_cubic:
+            signs += signs_in_map(self._volume.density())
+        if self._symmetry.group.order == 1:
+            signs += signs_in_poses(self._table.best())
+        return signs
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later :meth:`load_state_dict` needs to go on bit by bit."""

@@ -25,6 +25,8 @@ def reconstruction_to_state(found: Reconstruction) -> dict[str, Any]:
         "half_map_correlation": None if fsc is None else fsc.correlation,
         "noise": {**noise.state_dict(), "group": noise.group, "estimated": noise.estimated},
         "confidence": None if found.confidence is None else asdict(found.confidence),
+        "signs_of_collapse": list(found.signs_of_collapse),
+        "n_restarts": found.n_restarts,
         "encoder": None if found.encoder is None else row_encoder_to_state(found.encoder),
         "symmetry": {"asked": found.symmetry.asked.name, **found.symmetry.state_dict()},
     }
@@ -50,6 +52,8 @@ def reconstruction_from_state(state: dict[str, Any]) -> Reconstruction:
         half_map_fsc=fsc,
         noise=NoiseModel(**state["noise"]),
         confidence=None if state["confidence"] is None else Confidence(**state["confidence"]),
+        signs_of_collapse=tuple(state["signs_of_collapse"]),
+        n_restarts=state["n_restarts"],
         encoder=encoder,
         symmetry=Imposition(
             **{**state["symmetry"], "asked": symmetry_group(state["symmetry"]["asked"])}
