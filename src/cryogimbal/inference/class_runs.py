@@ -15,6 +15,7 @@ from torch import Tensor
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.fourier.resample import centred_by_mass
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.inference.auto_decoding import AutoDecoding
 from cryogimbal.inference.class_sorting import ClassSorting
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.memory_budget import MemoryBudget
@@ -83,10 +84,11 @@ class ClassRuns:
         if isinstance(self._stage, PosteriorSearch):
             yield from self._stage.records()
             searched, self._stage = self._stage, self._sorting(self._stage)
-            yield self._switch(searched)
+            yield _switch(searched, ClassSorting.name)
         if not self._is_sorted:
             yield from self._stage.records()
             self._is_sorted = True
+            yield _switch(self._stage, AutoDecoding.name)
         for number in range(len(self._finished) + 1, self._n_classes + 1):
             run = self._current(number)
             for record in run.records():
@@ -136,11 +138,6 @@ class ClassRuns:
             densities = torch.stack([centred_by_mass(density) for density in densities])
         return self._factory.class_sorting(densities)
 
-    def _switch(self, ended: PosteriorSearch) -> SwitchRecord:
-        return SwitchRecord(
-            from_stage=ended.name, to_stage=self._stage.name, reason=ended.reason()
-        )
-
     def _sorted_classes(self) -> tuple[Tensor, Tensor]:
         assert isinstance(self._stage, ClassSorting)
         return self._stage.sorted_classes()
@@ -157,3 +154,7 @@ class ClassRuns:
             start = StartingPoint(density=densities[number - 1])
             self._run = ReconstructionRun(self._spectra.subset(index), self._config, start)
         return self._run
+
+
+def _switch(ended: PosteriorSearch | ClassSorting, to_stage: str) -> SwitchRecord:
+    return SwitchRecord(from_stage=ended.name, to_stage=to_stage, reason=ended.reason())

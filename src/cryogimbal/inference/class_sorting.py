@@ -59,15 +59,17 @@ class ClassSorting:
         self._number = torch.zeros(len(spectra), dtype=torch.long, device=spectra.device)
         self._round = 0
         self._changed = 1.0
+        self._notice = ""
 
     def records(self) -> Iterator[EpochRecord | NoticeRecord]:
         """From where the stage stands to its end; it may be stopped after any record."""
-        while not self._is_settled():
-            before = len(self._densities)
-            record = self._sort()
-            yield record
-            if len(self._densities) < before:
-                yield NoticeRecord(text=self._told_of_loss(before))
+        while True:
+            if self._notice:
+                text, self._notice = self._notice, ""
+                yield NoticeRecord(text=text)
+            if self._is_settled():
+                return
+            yield self._sort()
 
     def reason(self) -> str:
         """Why the stage ended."""
@@ -86,6 +88,7 @@ class ClassSorting:
         return {
             "round": self._round,
             "changed": self._changed,
+            "notice": self._notice,
             "number": self._number,
             "densities": self._densities,
         }
@@ -94,6 +97,7 @@ class ClassSorting:
         """Continue from a checkpoint."""
         device = self._spectra.device
         self._round, self._changed = state["round"], state["changed"]
+        self._notice = state["notice"]
         self._number = state["number"].to(device)
         self._densities = state["densities"].to(device)
 
@@ -105,6 +109,11 @@ class ClassSorting:
         ]
         left = torch.cat([mode.residual for mode in modes], dim=1)
         kept = classes_kept(left, LEAST_IMAGES_OF_A_CLASS)
+        if len(kept) < len(modes):
+            self._notice = (
+                f"{len(modes) - len(kept)} of {len(modes)} classes had fewer than "
+                f"{LEAST_IMAGES_OF_A_CLASS} images left and are given up; their images go to others"
+            )
         before = self._number
         number = left[:, kept].argmin(dim=1)
         self._changed = float((kept[number] != before).float().mean())
@@ -163,16 +172,8 @@ class ClassSorting:
             class_sizes=tuple(sizes.tolist()),
         )
 
-    def _told_of_loss(self, before: int) -> str:
-        return (
-            f"{before - len(self._densities)} of {before} classes had fewer than "
-            f"{LEAST_IMAGES_OF_A_CLASS} images left and are given up; the images went to the others"
-        )
 
-
-def classes_kept(
-    left: Float[Tensor, "particle class"], least_images: int
-) -> Int[Tensor, " kept"]:
+def classes_kept(left: Float[Tensor, "particle class"], least_images: int) -> Int[Tensor, " kept"]:
     """Classes that hold enough images once the smallest is given up, again and again."""
     kept = torch.arange(left.shape[1], device=left.device)
     while len(kept) > 1:

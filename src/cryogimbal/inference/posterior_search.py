@@ -165,9 +165,7 @@ class PosteriorSearch:
         sharing = max(1.0, self._config.start_sharing / self._space.group.order)
         temperature = temperature_for(sample, sharing ** (1 - way))
         prior = self._class_prior(sample, temperature)
-        found = self._budget.until_it_fits(
-            lambda: self._expect(batch, slices, temperature, prior)
-        )
+        found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature, prior))
         self._maximise(found, batch, geometry)
         if self._spectra.noise.estimated:
             self._learn_noise(found, batch, slices)
@@ -182,9 +180,7 @@ class PosteriorSearch:
     ) -> Float[Tensor, "class_orientation coefficient"]:
         """Of every class at every orientation, one class after the other."""
         parts = [
-            central_slices(
-                geometry.grid_of_density(density), self._grid, batch.disc, OVERSAMPLING
-            )
+            central_slices(geometry.grid_of_density(density), self._grid, batch.disc, OVERSAMPLING)
             for density in self.densities()
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -300,7 +296,7 @@ class PosteriorSearch:
         return GridGeometry(box=self._spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
 
     def _random_densities(self) -> Tensor:
-        """Noise in the mask for each class, low-passed, as strong as the images at random poses make a map."""
+        """Noise in the mask for each class, low-passed, as strong as a map of images at random poses."""
         generator = generator_for(self._seed, NAME, "start", len(self._finished))
         geometry = self._geometry(min(self._config.start_radius, self._spectra.disc.radius))
         batch = self._spectra.batch(self._minibatch(self._step), geometry.radius)
