@@ -63,6 +63,8 @@ def test_each_class_has_its_maps_and_each_particle_its_class(
     said = capsys.readouterr().out
     assert_says(said, "class sorting", "class 1 · auto-decoding", "class 2 · auto-decoding")
     assert_says(said, f"class 2: {sizes[1]} images", "class 2: half-maps with shared poses agree")
+    message = refused(capsys, "evaluate", run, "--truth-star", run / "particles.star")
+    assert_says(message, "expected a run of one class, found 2")
 
 
 def halves(name: str) -> tuple[str, str]:
