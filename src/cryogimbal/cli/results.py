@@ -65,7 +65,7 @@ def write_results(
         prepared.table,
         found_poses(prepared, classes.poses()),
         prepared.half_sets.number,
-        classes.number if len(parts) > 1 else None,
+        classes.number if len(classes.found) > 1 else None,
     )
     first = parts[0].found
     if first.encoder is not None:
