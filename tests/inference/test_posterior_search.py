@@ -45,7 +45,7 @@ def test_the_start_that_explains_most_goes_on(generator: torch.Generator) -> Non
     list(strict.records())
     finished = strict.state_dict()["finished"]
     best = min(finished, key=lambda start: start["loss"])
-    assert torch.equal(strict.density(), best["density"])
+    assert torch.equal(strict.densities(), best["densities"])
     assert best["explained"] == max(start["explained"] for start in finished)
     assert len({start["loss"] for start in finished}) == 4
 

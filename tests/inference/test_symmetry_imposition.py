@@ -212,7 +212,7 @@ def test_from_the_start_a_map_is_symmetric_and_orientations_are_fewer(
         spectra, torch.ones(BOX, BOX, BOX), config, 0, space=PoseSpace(group=group)
     )
     sharing = [record.effective_orientations for record in search.records()]
-    assert symmetric_by(search.density(), "D2") > 0.999
+    assert symmetric_by(search.densities()[0], "D2") > 0.999
     # A quarter of the 4,608 orientations of the grid, and some on the border.
     assert max(share for share in sharing if share is not None) < 0.3 * 4608
 

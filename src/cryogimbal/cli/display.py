@@ -16,6 +16,7 @@ from cryogimbal.inference.records import EpochRecord, NoticeRecord, Record, Step
 
 TITLES = {
     "posterior_search": "posterior search",
+    "class_sorting": "class sorting",
     "auto_encoding": "auto-encoding",
     "auto_decoding": "auto-decoding",
     "head_training": "head training",
@@ -32,7 +33,7 @@ class Display:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._stage: tuple[str, int | None] | None = None
+        self._stage: tuple[str, str] | None = None
         self._task: TaskID | None = None
         self._began, self._images_before, self._images = time.monotonic(), 0, 0
         self._progress = Progress(
@@ -63,16 +64,16 @@ class Display:
     def show(self, record: Record) -> None:
         """Move on by one record."""
         if isinstance(record, NoticeRecord):
-            self.say(f"{_half(record)}note: {record.text}")
+            self.say(f"{_part(record)}note: {record.text}")
             return
         if isinstance(record, SwitchRecord):
             way = f"{TITLES[record.from_stage]} → {TITLES[record.to_stage]}"
-            self.say(f"{_half(record)}{way}: {record.reason}")
+            self.say(f"{_part(record)}{way}: {record.reason}")
             return
         in_epoch = record.images_done if isinstance(record, StepRecord) else record.images_total
         images = record.epoch * record.images_total + in_epoch
         # A search that failed begins again, perhaps in the stage that it was in.
-        if (record.stage, record.half_set) != self._stage or images < self._images:
+        if (record.stage, _part(record)) != self._stage or images < self._images:
             self._begin_stage(record, images)
         self._images = images
         if self._task is not None:
@@ -89,10 +90,10 @@ class Display:
     def _begin_stage(self, record: StepRecord | EpochRecord, images: int) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._stage = (record.stage, record.half_set)
+        self._stage = (record.stage, _part(record))
         self._began, self._images_before = time.monotonic(), images
         self._task = self._progress.add_task(
-            f"{_half(record)}{TITLES[record.stage]}",
+            f"{_part(record)}{TITLES[record.stage]}",
             total=record.n_epochs * record.images_total,
             completed=images,
             status="",
@@ -118,7 +119,7 @@ class Display:
 
     def _line(self, record: EpochRecord) -> str:
         parts = [
-            f"{_half(record)}{TITLES[record.stage]} {record.epoch + 1:>3}/{record.n_epochs}",
+            f"{_part(record)}{TITLES[record.stage]} {record.epoch + 1:>3}/{record.n_epochs}",
             f"to {record.resolution_angstrom:.1f} Å",
             f"loss {record.loss:.4f}",
         ]
@@ -132,6 +133,9 @@ class Display:
             parts.append(f"{record.hypotheses_per_image:.2f} poses an image")
         if record.searched_again:
             parts.append(f"{record.searched_again} images searched again")
+        if record.class_sizes is not None:
+            parts.append(f"classes of {' + '.join(map(str, record.class_sizes))} images")
+            parts.append(f"{record.changed_over or 0:.1%} changed")
         if record.head_usage is not None:
             parts.append(f"heads ▕{head_bars(record.head_usage)}▏")
         if record.half_map_resolution_angstrom is not None:
@@ -155,8 +159,10 @@ def clock(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
-def _half(record: Record) -> str:
-    """What tells the searches of two halves apart; empty where there is one search."""
+def _part(record: Record) -> str:
+    """What tells the searches of halves or classes apart; empty where there is one search."""
+    if record.class_number is not None:
+        return f"class {record.class_number} · "
     return "" if record.half_set is None else f"half {record.half_set} · "
 
 

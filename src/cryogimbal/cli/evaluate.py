@@ -44,7 +44,8 @@ class Evaluate:
         Raises
         ------
         InputError
-            If no truth is given, the run is not finished, or the particles are not the same.
+            If no truth is given, the run is not finished or of several classes, or the particles are
+            not the same.
         """
         if self.truth_star is None and self.truth_map is None:
             raise InputError("evaluate expects --truth-star, --truth-map or both, found neither")
@@ -54,6 +55,7 @@ class Evaluate:
                 f"{run.path}: expected a finished run, found no {run.particles.name}; "
                 f"cryogimbal resume {run.path} finishes it"
             )
+        _require_one_class(run)
         poses, true_poses, n_junk = read_poses(run.particles), None, 0
         group = symmetry_group(self.symmetry or _imposed(run))
         if self.truth_star is not None:
@@ -72,6 +74,15 @@ class Evaluate:
         write_json(run.evaluation, {**evaluation.to_dict(), "n_junk_left_out": n_junk})
         _write_figures(run, evaluation)
         _print(evaluation, run)
+
+
+def _require_one_class(run: RunFolder) -> None:
+    classes = read_json(run.summary).get("classes", ()) if run.summary.exists() else ()
+    if classes:
+        raise InputError(
+            f"{run.path}: expected a run of one class, found {len(classes)}, each in a frame of its "
+            "own; choose the particles of one by its class number, reconstruct and evaluate them alone"
+        )
 
 
 def _imposed(run: RunFolder) -> str:

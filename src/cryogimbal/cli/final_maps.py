@@ -25,10 +25,10 @@ from cryogimbal.inference.final_maps import (
     largest_box,
     reconstruct_final_maps,
 )
+from cryogimbal.io.class_files import ClassFiles
 from cryogimbal.io.memory import available_bytes
 from cryogimbal.io.mrc import write_density
 from cryogimbal.io.resolution_files import write_fsc_star, write_fsc_xml
-from cryogimbal.io.run_folder import RunFolder
 from cryogimbal.symmetry import SymmetryGroup
 
 # Other programs want some memory too.
@@ -111,14 +111,14 @@ def make_final_maps(
         return reconstruct_final_maps(stack, poses, prepared.half_sets, settings)
 
 
-def write_final_maps(run: RunFolder, maps: FinalMaps) -> None:
+def write_final_maps(files: ClassFiles, maps: FinalMaps) -> None:
     """Write joint map, half-maps, mask and how the halves agree."""
-    write_density(run.density, maps.density)
-    write_density(run.half_map(1), maps.half_maps.first)
-    write_density(run.half_map(2), maps.half_maps.second)
-    write_density(run.mask, maps.mask)
-    write_fsc_star(run.fsc_star, maps.fsc, (run.half_map(1), run.half_map(2)), run.mask)
-    write_fsc_xml(run.fsc_xml, maps.fsc.corrected)
+    write_density(files.density, maps.density)
+    write_density(files.half_map(1), maps.half_maps.first)
+    write_density(files.half_map(2), maps.half_maps.second)
+    write_density(files.mask, maps.mask)
+    write_fsc_star(files.fsc_star, maps.fsc, (files.half_map(1), files.half_map(2)), files.mask)
+    write_fsc_xml(files.fsc_xml, maps.fsc.corrected)
 
 
 def summary_of_maps(maps: FinalMaps, sizes: tuple[int, int]) -> dict[str, Any]:

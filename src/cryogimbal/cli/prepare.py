@@ -18,6 +18,7 @@ from cryogimbal.errors import InputError
 from cryogimbal.fourier.resample import resample_density
 from cryogimbal.imaging.spectra import ParticleSpectra, Preprocessing, read_spectra, working_box_for
 from cryogimbal.inference.centring import centred
+from cryogimbal.inference.class_sorting import LEAST_IMAGES_OF_A_CLASS
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.reconstruct import StartingPoint
 from cryogimbal.io.mrc import read_density
@@ -66,6 +67,7 @@ def prepare(
     """
     device = device_named(config.device)
     stack, table = read_particles(table_path, image_root)
+    require_images_for_classes(table, config.n_classes)
     half_sets, told = half_sets_of(table, config)
     mask = given_mask(config.mask, stack)
     _require_final_box(config.final.box, stack)
@@ -170,6 +172,24 @@ def centring_shifts(
             "use --shifts estimate"
         )
     return stack.given_shift_angstrom
+
+
+def require_images_for_classes(table: StarTable, n_classes: int) -> None:
+    """Refuse more classes than the images can fill.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 100 images for each of several classes.
+    """
+    n, least = table.n_particles, LEAST_IMAGES_OF_A_CLASS
+    if n_classes == 1 or n >= n_classes * least:
+        return
+    most = max(1, n // least)
+    raise InputError(
+        f"{table.path}: --n-classes {n_classes}: expected at least {least} images for each class, "
+        f"{n_classes * least} in all, found {n}; add particles or use --n-classes {most}"
+    )
 
 
 def _require_final_box(box: int | None, stack: ParticleStack) -> None:

@@ -1,10 +1,13 @@
 """The files that a finished run leaves."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cryogimbal.cli.classes import ClassPart, parts_of, summary_of_class
 from cryogimbal.cli.final_maps import summary_of_maps, write_final_maps
 from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.cli.taught_encoder import write_encoder
@@ -15,10 +18,10 @@ from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.slices import PreparedGrid
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry
+from cryogimbal.inference.class_runs import Classes
 from cryogimbal.inference.confidence import MASS
 from cryogimbal.inference.final_maps import FinalMaps
 from cryogimbal.inference.loss import loss_of, squared_residual
-from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.io.run_folder import RunFolder, read_metrics
 from cryogimbal.io.star_confidence import confidence_columns
 from cryogimbal.io.star_write import write_particles
@@ -52,33 +55,42 @@ FILES = {
 def write_results(
     run: RunFolder,
     prepared: PreparedInput,
-    result: Reconstruction,
-    maps: FinalMaps,
+    classes: Classes,
+    maps: Sequence[FinalMaps],
     diameter: float | None,
 ) -> dict[str, Any]:
-    """Write map, table and figures; returns what the summary says of them.
+    """Write maps of every class, table and figures; returns what the summary says of them.
 
     ``diameter`` (Å) is what the images were normalised with.
     """
-    write_final_maps(run, maps)
-    poses = found_poses(prepared, result)
-    others = {}
-    if result.confidence is not None:
-        others = confidence_columns(result.confidence, prepared.stack.pixel_size_angstrom)
-    write_particles(run.particles, prepared.table, poses, prepared.half_sets.number, others)
-    if result.encoder is not None:
-        write_encoder(run, result.encoder, prepared.spectra, diameter)
-    _write_figures(run, prepared, result, maps)
+    parts = parts_of(prepared, classes)
+    for part, own in zip(parts, maps, strict=True):
+        write_final_maps(run.of_class(part.number), own)
+    confidence, others = classes.confidence(), None
+    if confidence is not None:
+        others = confidence_columns(confidence, prepared.stack.pixel_size_angstrom)
+    write_particles(
+        run.particles,
+        prepared.table,
+        found_poses(prepared, classes.poses()),
+        prepared.half_sets.number,
+        classes.number if len(classes.found) > 1 else None,
+        others,
+    )
+    first = parts[0].found
+    if first.encoder is not None:
+        write_encoder(run, first.encoder, prepared.spectra, diameter)
+    _write_figures(run, parts, maps)
     records = read_metrics(run)
     epochs = [record for record in records if record["type"] == "epoch"]
     return {
-        **summary_of_maps(maps, prepared.half_sets.sizes),
-        "half_alignment": result.half_alignment and result.half_alignment.to_dict(),
-        **result.symmetry.to_dict(),
-        "failed": bool(result.signs_of_collapse),
-        "signs_of_failure": list(result.signs_of_collapse),
-        "n_restarts": result.n_restarts,
-        **summary_of_confidence(result.confidence, result.noise),
+        **_summary_of_maps(run, parts, maps),
+        "half_alignment": first.half_alignment and first.half_alignment.to_dict(),
+        **first.symmetry.to_dict(),
+        **summary_of_confidence(confidence, first.noise),
+        "failed": bool(classes.signs_of_collapse),
+        "signs_of_failure": list(classes.signs_of_collapse),
+        "n_restarts": classes.n_restarts,
         "final_loss": epochs[-1]["loss"],
         "switches": [record for record in records if record["type"] == "switch"],
     }
@@ -108,35 +120,56 @@ def _quartiles(values: Tensor) -> list[float]:
     return [float(values.quantile(share)) for share in (0.25, 0.5, 0.75)]
 
 
-def found_poses(prepared: PreparedInput, result: Reconstruction) -> PoseSet:
+def _summary_of_maps(
+    run: RunFolder, parts: Sequence[ClassPart], maps: Sequence[FinalMaps]
+) -> dict[str, Any]:
+    """Of the first class, and of each where there are several."""
+    told = [
+        summary_of_maps(own, part.prepared.half_sets.sizes)
+        for part, own in zip(parts, maps, strict=True)
+    ]
+    if len(parts) == 1:
+        return told[0]
+    of_classes = [
+        summary_of_class(run.of_class(part.number), part, own)
+        for part, own in zip(parts, told, strict=True)
+    ]
+    return {**told[0], "classes": of_classes}
+
+
+def found_poses(prepared: PreparedInput, poses: PoseSet) -> PoseSet:
     """Poses of all particles, with displacements from the centres of the images as they are stored."""
-    shift = result.poses.shift_angstrom + prepared.shift_angstrom
-    return PoseSet(rotation=result.poses.rotation, shift_angstrom=shift)
+    shift = poses.shift_angstrom + prepared.shift_angstrom
+    return PoseSet(rotation=poses.rotation, shift_angstrom=shift)
 
 
-def _write_figures(
-    run: RunFolder, prepared: PreparedInput, result: Reconstruction, maps: FinalMaps
-) -> None:
+def _write_figures(run: RunFolder, parts: Sequence[ClassPart], maps: Sequence[FinalMaps]) -> None:
     run.figures.mkdir(exist_ok=True)
-    plot_map(maps.density, run.figures / "map.png")
-    plot_view_directions(result.poses.rotation, run.figures / "view_directions.png")
-    for half, records in _by_half(read_metrics(run)).items():
-        name = "progress.png" if half is None else f"progress_half{half}.png"
-        plot_progress(records, run.figures / name)
-    plot_fsc(maps.fsc.curves, run.figures / "fsc.png")
-    _write_particle_figure(run, prepared, result)
+    for part, own in zip(parts, maps, strict=True):
+        suffix = run.of_class(part.number).suffix
+        plot_map(own.density, run.figures / f"map{suffix}.png")
+        directions = run.figures / f"view_directions{suffix}.png"
+        plot_view_directions(part.found.poses.rotation, directions)
+        plot_fsc(own.fsc.curves, run.figures / f"fsc{suffix}.png")
+        _write_particle_figure(part, run.figures / f"particles{suffix}.png")
+    for name, records in _by_search(read_metrics(run)).items():
+        plot_progress(records, run.figures / f"progress{name}.png")
 
 
-def _by_half(records: list[dict[str, Any]]) -> dict[int | None, list[dict[str, Any]]]:
-    """Records of the search of all images, or of each half."""
-    halves: dict[int | None, list[dict[str, Any]]] = {}
+def _by_search(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Records of the search of all images, of each half, or of each class, by endings of names."""
+    searches: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        halves.setdefault(record["half_set"], []).append(record)
-    return halves
+        half, number = record["half_set"], record["class_number"]
+        name = "" if half is None else f"_half{half}"
+        name += "" if number is None else f"_class{number:03d}"
+        searches.setdefault(name, []).append(record)
+    return searches
 
 
-def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reconstruction) -> None:
+def _write_particle_figure(part: ClassPart, path: Path) -> None:
     """Observed and predicted images from the best to the worst explained particle."""
+    prepared, result = part.prepared, part.found
     spectra, density = prepared.spectra, result.density
     geometry = GridGeometry(box=density.box, radius=density.box / 2, oversampling=2)
     grid = geometry.grid_of_density(density.values.to(spectra.device))
@@ -172,7 +205,7 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
     )
     pictures = [
         ParticlePicture(
-            name=f"particle {int(searched[int(particle)]) + 1}",
+            name=f"particle {int(part.index[searched[int(particle)]]) + 1}",
             loss=float(losses[place]),
             observed=observed[place],
             predicted=rendered[place],
@@ -180,4 +213,4 @@ def _write_particle_figure(run: RunFolder, prepared: PreparedInput, result: Reco
         )
         for place, particle in enumerate(shown)
     ]
-    plot_particles(pictures, run.figures / "particles.png")
+    plot_particles(pictures, path)

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from cryogimbal.cli.circumstances import RunInput, announce, circumstances_of
+from cryogimbal.cli.classes import ClassPart, parts_of, told_of_class
 from cryogimbal.cli.display import Display, clock
 from cryogimbal.cli.final_maps import (
     box_of_final_maps,
@@ -15,13 +16,12 @@ from cryogimbal.cli.final_maps import (
     told_of_halves,
     told_of_maps,
 )
-from cryogimbal.cli.prepare import PreparedInput, prepare
+from cryogimbal.cli.prepare import prepare
 from cryogimbal.cli.results import FILES, found_poses, write_results
-from cryogimbal.cli.search import Search, begin_search
+from cryogimbal.cli.search import Search, begin_search, found_classes
 from cryogimbal.cli.signals import StopSignals
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.final_maps import FinalMaps
-from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.inference.records import (
     EpochRecord,
     NoticeRecord,
@@ -131,11 +131,16 @@ def run_to_end(
         search = begin_search(prepared, config)
         recorder = Recorder(run, search, checkpoint, began)
         _search(search, recorder, console, signals, run)
-        result = search.result()
-        if result.half_alignment is not None:
-            console.print(told_of_halves(result.half_alignment), markup=False)
-        maps = _final_maps(console, prepared, result, config, signals)
-        found = write_results(run, prepared, result, maps, config.particle_diameter)
+        classes = found_classes(search)
+        parts = parts_of(prepared, classes)
+        maps = []
+        for part in parts:
+            if part.found.half_alignment is not None:
+                console.print(told_of_halves(part.found.half_alignment), markup=False)
+            if len(parts) > 1:
+                console.print(told_of_class(run.of_class(part.number), part, len(classes.number)))
+            maps.append(_final_maps(console, part, config, signals))
+        found = write_results(run, prepared, classes, maps, config.particle_diameter)
         circumstances = circumstances_of(source, prepared, config)
         # Last of all: a run is finished once its summary is there.
         seconds = round(recorder.seconds, 1)
@@ -145,10 +150,12 @@ def run_to_end(
         if not (run.path / name).exists():
             continue
         console.print(f"  {run.path / name}  {meaning}", markup=False)
-    console.print(told_of_maps(maps))
-    if result.signs_of_collapse:
+    for part, own in zip(parts, maps, strict=True):
+        which = f"class {part.number}: " if len(parts) > 1 else ""
+        console.print(which + told_of_maps(own))
+    if classes.signs_of_collapse:
         raise FailedSearchError(
-            f"{run.path}: {'; '.join(result.signs_of_collapse)}; after {result.n_restarts} restarts. "
+            f"{run.path}: {'; '.join(classes.signs_of_collapse)}; after {classes.n_restarts} restarts. "
             "Do not take the map for a structure: look at the images and the box, or try another --seed"
         )
 
@@ -171,19 +178,16 @@ def _search(
 
 
 def _final_maps(
-    console: Console,
-    prepared: PreparedInput,
-    result: Reconstruction,
-    config: ReconstructionConfig,
-    signals: StopSignals,
+    console: Console, part: ClassPart, config: ReconstructionConfig, signals: StopSignals
 ) -> FinalMaps:
+    prepared, result = part.prepared, part.found
     box, notice = box_of_final_maps(prepared, config)
     if notice:
         console.print(f"note: {notice}", markup=False)
     console.print(
         f"final maps of {box}³ voxels from all {len(prepared.stack):,} images, read again"
     )
-    found = (found_poses(prepared, result), result.noise, result.symmetry.group)
+    found = (found_poses(prepared, result.poses), result.noise, result.symmetry.group)
 
     def watch() -> None:
         signals.raise_if_received("the search is done and kept; cryogimbal resume makes the maps")

@@ -1,14 +1,21 @@
-"""The search of a run: one over all images, or one over each half."""
+"""The search of a run: one over all images, one over each half, or one for each class."""
 
 from cryogimbal.cli.prepare import PreparedInput, is_to_be_centred, read_part
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.centring import centred
+from cryogimbal.inference.class_runs import Classes, ClassRuns
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.half_sets import HalfSetRuns, config_of_half
 from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
 from cryogimbal.inference.restarts import MOST_RESTARTS, RestartingRun, config_of_attempt
 
-Search = RestartingRun | HalfSetRuns
+Search = RestartingRun | HalfSetRuns | ClassRuns
+
+
+def found_classes(search: Search) -> Classes:
+    """What a search has found that has reached its end; most are of one class."""
+    result = search.result()
+    return result if isinstance(result, Classes) else Classes.of_one(result)
 
 
 def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Search:
@@ -16,6 +23,8 @@ def begin_search(prepared: PreparedInput, config: ReconstructionConfig) -> Searc
 
     Images of a second half are read when its turn comes.
     """
+    if config.n_classes > 1:
+        return ClassRuns(prepared.spectra, config)
     if config.half_sets == "shared":
         return _restarting(prepared.spectra, config, prepared.start)
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cryogimbal.data.half_sets import HalfPoses
 from cryogimbal.inference.config_checks import require as _require
+from cryogimbal.inference.config_checks import require_classes
 from cryogimbal.inference.config_final import FinalMapsConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 from cryogimbal.symmetry import symmetry_group
@@ -296,6 +297,8 @@ class ReconstructionConfig:
     symmetry_from: Literal["map", "start"] = "map"
     """Find its axes in the first map, turn map and poses to them and keep to it from there; or keep to
     it from the start."""
+    n_classes: int = 1
+    """Structures in the stack, each with its own map; every image is given to one of them."""
     start: Literal["posterior", "encoder"] = "posterior"
     """What finds the first poses: the exhaustive posterior or the multi-head encoder."""
     seed: int = 0
@@ -355,6 +358,9 @@ class ReconstructionConfig:
             self.shift_range,
         )
         _require(self.seed >= 0, "seed", "0 or more", self.seed)
+        require_classes(
+            self.n_classes, self.half_sets, self.start, (self.initial_map, self.initial_poses)
+        )
         self._require_symmetry()
         _require(
             self.auto_decoding.optimiser == "adam" or self.volume.interpolation == "product",

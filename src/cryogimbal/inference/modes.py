@@ -26,6 +26,15 @@ class Modes:
         """All of them, one after the other."""
         return hypotheses_of(self.rotation, self.shift_box)
 
+    def of_images(self, index: Int[Tensor, " chosen"]) -> "Modes":
+        """All modes of some images."""
+        shift = self.shift_box
+        return Modes(
+            rotation=self.rotation[index],
+            residual=self.residual[index],
+            shift_box=None if shift is None else shift[index],
+        )
+
     def taken(self, order: Int[Tensor, "particle chosen"]) -> "Modes":
         """Some modes of each image, in the given order."""
         shift = self.shift_box

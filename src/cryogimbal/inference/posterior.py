@@ -20,6 +20,7 @@ from cryogimbal.imaging.shift_search import unshifted_data
 
 LARGEST_LOG_TEMPERATURE = 8.0
 BISECTIONS = 10
+BALANCINGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def expectation(
     slices: Float[Tensor, "orientation coefficient"],
     *,
     temperature: float,
+    log_prior: Float[Tensor, " orientation"] | None = None,
     shifts: Float[Tensor, "shift 2"] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Expectation:
@@ -76,6 +78,8 @@ def expectation(
     ----------
     temperature
         Divides log-likelihoods; above 1 the posterior is broader than the data say.
+    log_prior
+        Of each orientation, not divided by the temperature; none: flat.
     shifts
         Displacements (fractions of the box) that are as probable as each other; none: centred.
     dtype
@@ -86,7 +90,10 @@ def expectation(
     rows = rows.to(dtype)
     scores = (rows @ _orientation_rows(slices).to(dtype).T).float().view(n, -1)
     top, place = scores.max(dim=1)
-    posterior = torch.softmax(scores.div_(temperature), dim=1).view(-1, n_orientations)
+    scores.div_(temperature)
+    if log_prior is not None:
+        scores.view(-1, n_orientations).add_(log_prior)
+    posterior = torch.softmax(scores, dim=1).view(-1, n_orientations)
     sums = posterior.to(dtype).T @ rows
     weighted_data, weight = sums.float().chunk(2, dim=1)
     of_orientation = posterior.view(n, -1, n_orientations).sum(1)
@@ -196,3 +203,19 @@ def _half_power(
 def _median_sharing(scores: Tensor, log_temperature: float) -> float:
     posterior = torch.softmax(scores / math.exp(log_temperature), dim=1)
     return float(effective_orientations(posterior).median())
+
+
+def balancing_log_prior(
+    scores: Float[Tensor, "batch class_orientation"], n_classes: int, temperature: float
+) -> Float[Tensor, " class_orientation"]:
+    """Log-prior of each class, for each of its orientations, with which all hold as many images.
+
+    Alternating: the class's share of all images is divided out, again and again.
+    """
+    n_orientations = scores.shape[1] // n_classes
+    evidence = (scores / temperature).unflatten(1, (n_classes, n_orientations)).logsumexp(2)
+    log_prior = torch.zeros(n_classes, device=scores.device)
+    for _ in range(BALANCINGS):
+        share = torch.softmax(evidence + log_prior, dim=1).mean(0)
+        log_prior = log_prior - (share * n_classes).clamp_min(1e-6).log()
+    return log_prior.repeat_interleave(n_orientations)

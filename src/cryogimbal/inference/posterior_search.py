@@ -3,6 +3,9 @@
 From a random volume, each step takes one minibatch, computes its exact posterior over the grid and
 solves for the volume in closed form. The posterior is held broad by a temperature while the volume is
 wrong, and the band limit grows.
+
+Several structures are as many volumes, each from a random one of its own: an orientation of one class is
+one more row that shares an image with all others.
 """
 
 from collections.abc import Iterator
@@ -27,6 +30,7 @@ from cryogimbal.inference.grid_search import OVERSAMPLING, solve_lightly
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.posterior import (
     Expectation,
+    balancing_log_prior,
     expectation,
     fast_dtype,
     joined,
@@ -50,8 +54,10 @@ ANNEALED_AT = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class PoseSpace:
-    """Which poses are looked at."""
+    """What an image may show."""
 
+    n_classes: int = 1
+    """Structures; each has all the poses."""
     shift_range_box: float = 0.0
     """Largest displacement, as a fraction of the box; 0: particles are centred."""
     group: SymmetryGroup = NO_SYMMETRY
@@ -62,7 +68,7 @@ class PoseSpace:
 class Start:
     """What one random start has come to."""
 
-    density: Float[Tensor, "box box box"]
+    densities: Float[Tensor, "class box box box"]
     loss: float
     """Mean squared residual per coefficient at the best orientations."""
     explained: float
@@ -70,7 +76,7 @@ class Start:
 
 
 class PosteriorSearch:
-    """Finds a low-resolution density and the best grid orientation of every image."""
+    """Finds a low-resolution density of every class."""
 
     name = NAME
 
@@ -94,15 +100,15 @@ class PosteriorSearch:
         self._dtype = fast_dtype(spectra.device)
         self._budget = budget or MemoryBudget.of_mebibytes(config.memory_mib)
         self._step = 0
-        self._statistics: SufficientStatistics | None = None
-        self._density: Tensor | None = None
+        self._statistics: list[SufficientStatistics] = []
+        self._densities: Tensor | None = None
         self._finished: list[Start] = []
 
-    def density(self) -> Float[Tensor, "box box box"]:
-        """The density found so far; a random one before the first step."""
-        if self._density is None:
-            self._density = self._random_density()
-        return self._density
+    def densities(self) -> Float[Tensor, "class box box box"]:
+        """The densities found so far; random ones before the first step."""
+        if self._densities is None:
+            self._densities = self._random_densities()
+        return self._densities
 
     def records(self) -> Iterator[EpochRecord]:
         """From where the stage stands to its end; it may be stopped after any record."""
@@ -123,12 +129,10 @@ class PosteriorSearch:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""
-        statistics = self._statistics
         return {
             "step": self._step,
-            "density": self._density,
-            "data": None if statistics is None else statistics.data,
-            "weight": None if statistics is None else statistics.weight,
+            "densities": self._densities,
+            "statistics": [(one.data, one.weight) for one in self._statistics],
             "finished": [vars(start) for start in self._finished],
         }
 
@@ -136,16 +140,16 @@ class PosteriorSearch:
         """Continue from a checkpoint."""
         device = self._spectra.device
         self._step = state["step"]
-        self._density = None if state["density"] is None else state["density"].to(device)
+        densities = state["densities"]
+        self._densities = None if densities is None else densities.to(device)
         self._finished = [
-            Start(**{**start, "density": start["density"].to(device)})
+            Start(**{**start, "densities": start["densities"].to(device)})
             for start in state["finished"]
         ]
-        self._statistics = None
-        if state["data"] is not None:
-            self._statistics = SufficientStatistics(
-                data=state["data"].to(device), weight=state["weight"].to(device)
-            )
+        self._statistics = [
+            SufficientStatistics(data=data.to(device), weight=weight.to(device))
+            for data, weight in state["statistics"]
+        ]
 
     def _iterate(self) -> EpochRecord:
         in_start = self._step % self._config.iterations
@@ -156,12 +160,12 @@ class PosteriorSearch:
         radius = min(radius, self._spectra.disc.radius)
         batch = self._spectra.batch(self._minibatch(self._step), radius)
         geometry = self._geometry(radius)
-        grid = geometry.grid_of_density(self.density())
-        slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
+        slices = self._slices(batch, geometry)
         sample = self._scores(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
         sharing = max(1.0, self._config.start_sharing / self._space.group.order)
         temperature = temperature_for(sample, sharing ** (1 - way))
-        found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature))
+        prior = self._class_prior(sample, temperature)
+        found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature, prior))
         self._maximise(found, batch, geometry)
         if self._spectra.noise.estimated:
             self._learn_noise(found, batch, slices)
@@ -171,7 +175,25 @@ class PosteriorSearch:
         sharing = float(found.effective_orientations.median())
         return self._record(found.loss, radius, sharing)
 
-    def _expect(self, batch: ParticleBatch, slices: Tensor, temperature: float) -> Expectation:
+    def _slices(
+        self, batch: ParticleBatch, geometry: GridGeometry
+    ) -> Float[Tensor, "class_orientation coefficient"]:
+        """Of every class at every orientation, one class after the other."""
+        parts = [
+            central_slices(geometry.grid_of_density(density), self._grid, batch.disc, OVERSAMPLING)
+            for density in self.densities()
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _class_prior(self, sample: Tensor, temperature: float) -> Tensor | None:
+        """What keeps classes equally full; the one that is ahead by chance would take every image."""
+        if self._space.n_classes == 1:
+            return None
+        return balancing_log_prior(sample, self._space.n_classes, temperature)
+
+    def _expect(
+        self, batch: ParticleBatch, slices: Tensor, temperature: float, log_prior: Tensor | None
+    ) -> Expectation:
         """Expectation step of a minibatch, as many images at a time as the budget holds."""
         shifts = self._shifts(batch)
         n_shifts = 1 if shifts is None else len(shifts)
@@ -184,6 +206,7 @@ class PosteriorSearch:
                 batch.rows(slice(first, first + at_once)),
                 slices,
                 temperature=temperature,
+                log_prior=log_prior,
                 shifts=shifts,
                 dtype=self._dtype,
             )
@@ -201,18 +224,19 @@ class PosteriorSearch:
         return log_likelihoods(batch, slices, shifts=self._shifts(batch), dtype=dtype)
 
     def _finish_start(self) -> None:
-        """Score the density on images that are the same for every start; keep the best."""
+        """Score the densities on images that are the same for every start; keep the best."""
         radius = min(self._config.end_radius, self._spectra.disc.radius)
         batch = self._spectra.batch(self._minibatch("score"), radius)
-        grid = self._geometry(radius).grid_of_density(self.density())
-        slices = central_slices(grid, self._grid, batch.disc, OVERSAMPLING)
+        slices = self._slices(batch, self._geometry(radius))
         best = self._scores(batch, slices, torch.float32).max(dim=1).values
         loss = float(residual_of(batch, best).mean())
         nothing = float(batch.observed.square().mean())
-        self._finished.append(Start(density=self.density(), loss=loss, explained=nothing - loss))
-        self._density = self._statistics = None
+        self._finished.append(
+            Start(densities=self.densities(), loss=loss, explained=nothing - loss)
+        )
+        self._densities, self._statistics = None, []
         if self._has_enough_starts():
-            self._density = min(self._finished, key=lambda start: start.loss).density
+            self._densities = min(self._finished, key=lambda start: start.loss).densities
 
     def _has_enough_starts(self) -> bool:
         return len(self._finished) == self._config.max_starts or self._two_best_agree()
@@ -226,20 +250,28 @@ class PosteriorSearch:
 
     def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
         """Fade what earlier minibatches said, add this one, and solve."""
-        statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
-        for rotation in rotations_off_grid(self._grid, self._space.group):
-            statistics.add_slices(
-                found.weighted_data, found.weight, rotation, batch.disc, OVERSAMPLING
-            )
-        statistics = sum_on_grid(statistics, self._space.group)
-        if self._statistics is not None:
-            before = self._statistics.scaled(self._config.memory)
-            statistics += SufficientStatistics(
-                data=resize_centred(before.data, geometry.side, 3),
-                weight=resize_centred(before.weight, geometry.side, 3),
-            )
+        parts = zip(
+            found.weighted_data.split(len(self._grid)),
+            found.weight.split(len(self._grid)),
+            strict=True,
+        )
+        statistics = []
+        for number, (data, weight) in enumerate(parts):
+            one = SufficientStatistics.zeros(geometry, self._spectra.device)
+            for rotation in rotations_off_grid(self._grid, self._space.group):
+                one.add_slices(data, weight, rotation, batch.disc, OVERSAMPLING)
+            one = sum_on_grid(one, self._space.group)
+            if self._statistics:
+                before = self._statistics[number].scaled(self._config.memory)
+                one += SufficientStatistics(
+                    data=resize_centred(before.data, geometry.side, 3),
+                    weight=resize_centred(before.weight, geometry.side, 3),
+                )
+            statistics.append(one)
         self._statistics = statistics
-        self._density = solve_lightly(statistics, geometry) * self._mask
+        self._densities = torch.stack(
+            [solve_lightly(one, geometry) * self._mask for one in statistics]
+        )
 
     def _learn_noise(self, found: Expectation, batch: ParticleBatch, slices: Tensor) -> None:
         """Let the noise's spectrum follow what a minibatch leaves of its images.
@@ -263,8 +295,8 @@ class PosteriorSearch:
     def _geometry(self, radius: float) -> GridGeometry:
         return GridGeometry(box=self._spectra.disc.box, radius=radius, oversampling=OVERSAMPLING)
 
-    def _random_density(self) -> Tensor:
-        """Noise in the mask, low-passed, as strong as the images at random poses make a map."""
+    def _random_densities(self) -> Tensor:
+        """Noise in the mask for each class, low-passed, as strong as a map of images at random poses."""
         generator = generator_for(self._seed, NAME, "start", len(self._finished))
         geometry = self._geometry(min(self._config.start_radius, self._spectra.disc.radius))
         batch = self._spectra.batch(self._minibatch(self._step), geometry.radius)
@@ -272,9 +304,12 @@ class PosteriorSearch:
         rotation = random_rotations(len(batch.index), generator).to(self._spectra.device)
         statistics.add_images(batch, rotation, OVERSAMPLING)
         blurred = solve_lightly(statistics, geometry) * self._mask
-        noise = torch.randn(blurred.shape, generator=generator).to(blurred.device) * self._mask
-        smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
-        return smooth * (blurred.std() / smooth.std())
+        found = []
+        for _ in range(self._space.n_classes):
+            noise = torch.randn(blurred.shape, generator=generator).to(blurred.device) * self._mask
+            smooth = geometry.density_of_grid(geometry.grid_of_density(noise))
+            found.append(smooth * (blurred.std() / smooth.std()))
+        return torch.stack(found)
 
     def _record(self, loss: Tensor, radius: float, sharing: float) -> EpochRecord:
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom

@@ -255,7 +255,7 @@ class ReconstructionRun:
     def _hand_over(self, stage: Stage) -> Stage | None:
         """The stage that follows; none after the last."""
         if isinstance(stage, PosteriorSearch):
-            density = stage.density()
+            density = stage.densities()[0]
             if self._config.shift_range_box > 0:
                 density = centred_by_mass(density)
             return self._decoding_from_map(density)

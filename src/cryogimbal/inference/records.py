@@ -20,6 +20,8 @@ class StepRecord:
     """Mean residual per coefficient of this batch."""
     half_set: int | None = None
     """Half of the stack that is searched, 1 or 2; none where all images are."""
+    class_number: int | None = None
+    """Class whose images are searched, from 1; none where those of all classes are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,12 @@ class EpochRecord:
     """Mean share of an image's weight that went over to another of its hypotheses."""
     searched_again: int | None = None
     """Images that no hypothesis fitted and that were searched anew."""
+    class_sizes: tuple[int, ...] | None = None
+    """Images of each class."""
     half_set: int | None = None
     """Half of the stack that is searched, 1 or 2; none where all images are."""
+    class_number: int | None = None
+    """Class whose images are searched, from 1; none where those of all classes are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,8 @@ class SwitchRecord:
     reason: str
     half_set: int | None = None
     """Half of the stack that is searched, 1 or 2; none where all images are."""
+    class_number: int | None = None
+    """Class whose images are searched, from 1; none where those of all classes are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +85,8 @@ class NoticeRecord:
     text: str
     half_set: int | None = None
     """Half of the stack that is searched, 1 or 2; none where all images are."""
+    class_number: int | None = None
+    """Class whose images are searched, from 1; none where those of all classes are."""
 
 
 Record = StepRecord | EpochRecord | SwitchRecord | NoticeRecord

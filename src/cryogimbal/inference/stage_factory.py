@@ -19,6 +19,7 @@ from cryogimbal.imaging.volume import (
 )
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding
+from cryogimbal.inference.class_sorting import ClassSorting
 from cryogimbal.inference.confidence import measure_confidence
 from cryogimbal.inference.config import BandConfig, ReconstructionConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
@@ -120,9 +121,17 @@ class StageFactory:
             seed,
             budget=self.budget,
             space=PoseSpace(
-                shift_range_box=self._shift_range_box(FIRST_SEARCH_DEVIATIONS), group=self.group
+                n_classes=self.config.n_classes,
+                shift_range_box=self._shift_range_box(FIRST_SEARCH_DEVIATIONS),
+                group=self.group,
             ),
         )
+
+    def class_sorting(self, densities: Float[Tensor, "class box box box"]) -> ClassSorting:
+        """Which class each image belongs to, from first densities of all."""
+        config = self.config.posterior
+        search = replace(self._mode_search(config.end_radius), n_side=config.n_side)
+        return ClassSorting(self.spectra, densities, self.mask(), search, self.budget)
 
     def auto_encoding(self, volume: HartleyVolume) -> AutoEncoding:
         """The start by the encoder."""

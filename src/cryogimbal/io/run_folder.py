@@ -9,6 +9,7 @@ from typing import Any
 
 from cryogimbal.errors import InputError
 from cryogimbal.io.atomic import disk_full, is_disk_full, write_text_atomically
+from cryogimbal.io.class_files import ClassFiles
 from cryogimbal.io.file_set import is_half_replaced
 
 
@@ -38,29 +39,33 @@ class RunFolder:
         """Comparison with the truth."""
         return self.path / "evaluation.json"
 
+    def of_class(self, number: int) -> ClassFiles:
+        """Maps of a class, from 1, and what is written beside them."""
+        return ClassFiles(folder=self.path, number=number)
+
     @property
     def density(self) -> Path:
-        """The density found."""
-        return self.path / "map.mrc"
+        """The density found; with several classes that of the first."""
+        return self.of_class(1).density
 
     def half_map(self, number: int) -> Path:
         """The unfiltered map of half 1 or 2, named so that RELION's PostProcess finds its partner."""
-        return self.path / f"run_half{number}_class001_unfil.mrc"
+        return self.of_class(1).half_map(number)
 
     @property
     def mask(self) -> Path:
         """What the half-maps are compared in."""
-        return self.path / "mask.mrc"
+        return self.of_class(1).mask
 
     @property
     def fsc_star(self) -> Path:
         """How the half-maps agree, laid out as RELION's postprocess.star."""
-        return self.path / "fsc.star"
+        return self.of_class(1).fsc_star
 
     @property
     def fsc_xml(self) -> Path:
         """The corrected correlation for EMDB."""
-        return self.path / "fsc.xml"
+        return self.of_class(1).fsc_xml
 
     @property
     def particles(self) -> Path:

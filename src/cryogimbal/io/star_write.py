@@ -46,6 +46,7 @@ _PARTICLE_HEADER = (
     "rlnCtfScalefactor",
 )
 _VERSION = "# version 30001"
+CLASS_NUMBER = "rlnClassNumber"
 
 
 def write_particles(
@@ -53,6 +54,7 @@ def write_particles(
     table: StarTable,
     poses: PoseSet,
     half_set: Int[Tensor, " particle"] | None = None,
+    class_number: Int[Tensor, " particle"] | None = None,
     others: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a table as it was read, with angles and origins replaced or added.
@@ -75,6 +77,8 @@ def write_particles(
         One pose for each row of the table.
     half_set : Tensor, optional
         The half (1 or 2) that each particle belongs to, written over what the table has.
+    class_number : Tensor, optional
+        The class of each, from 1, likewise.
     others : mapping, optional
         Further columns, a text for each row.
 
@@ -88,6 +92,8 @@ def write_particles(
     values = {**_angle_columns(poses), **_origin_columns(table, poses)}
     if half_set is not None:
         values |= half_set_columns(half_set)
+    if class_number is not None:
+        values[CLASS_NUMBER] = [str(number) for number in class_number.tolist()]
     write_table(path, table, {**values, **(others or {})})
 
 
