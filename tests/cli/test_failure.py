@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cryogimbal.cli.main import NO_STRUCTURE
-from tests.cli.commands import command
+from tests.cli.commands import BOX, PIXEL_SIZE, command
 
 SIGN = "the map is a ball without features"
 
@@ -50,3 +50,16 @@ def test_a_run_that_shows_no_sign_has_not_failed(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert (summary["failed"], summary["n_restarts"]) == (False, 0)
     assert summary["signs_of_failure"] == []
+
+
+def test_halves_of_noise_alone_are_a_failure(tiny: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    images = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--n-particles", 200, "--snr", 1e-6)
+    assert command("simulate", "asymmetric", "--out", data, *images) == 0
+    options = ("--out", run, "--config", tiny, "--half-sets", "independent", "--contrast", "light")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cryogimbal.cli.results._write_figures", lambda *_: None)
+        assert command("reconstruct", data / "particles.star", *options) == NO_STRUCTURE
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["failed"] is True
+    assert any("do not look alike" in sign for sign in summary["signs_of_failure"])

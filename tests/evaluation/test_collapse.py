@@ -12,7 +12,6 @@ from cryogimbal.evaluation.collapse import (
     radial_share,
     signs_in_map,
     signs_in_poses,
-    starts_disagree,
 )
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.rotations import random_rotations, rotvec_to_rotation
@@ -90,9 +89,3 @@ def test_all_images_on_few_orientations_are_a_sign(generator: torch.Generator) -
     (sign,) = signs_in_poses(near)
     assert "orientations" in sign
     assert signs_in_poses(near[:50]) == ()
-
-
-def test_starts_disagree_only_if_the_best_was_reached_once() -> None:
-    assert not starts_disagree([0.5])
-    assert not starts_disagree([0.1, 0.50, 0.48, 0.2])
-    assert starts_disagree([0.1, 0.5, 0.3, 0.2])

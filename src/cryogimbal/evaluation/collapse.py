@@ -2,11 +2,10 @@
 
 A search that finds nothing still ends with a map. Wrong poses average a particle over all directions,
 which leaves a ball without features, or a hollow shell of aligned noise; an encoder that gives up puts
-all images on a few orientations; independent starts that end at different places have not found the
-particle. Each sign is a number with a limit that real particles are far from.
+all images on a few orientations. Each sign is a number with a limit that real particles are far from: of
+45 maps of runs that went well none was the same in all directions to more than 0.76, nor to more than
+0.90 at six cycles per box (0.95 where the group was icosahedral).
 """
-
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,15 +15,13 @@ from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.rotations import rotation_grid
 
 # Share of a map's power that is the same in all directions, above which it has no features.
-FEATURELESS = 0.985
+FEATURELESS = 0.96
 # Density near the centre over that of the strongest radius, below which a map is hollow. A hollow
 # particle has features: both together are a sign.
-HOLLOW, HOLLOW_FEATURELESS = 0.15, 0.95
+HOLLOW, HOLLOW_FEATURELESS = 0.15, 0.93
 # Cells of SO(3) (72 in all) that may hold most images only if the poses mean nothing.
 FEW_CELLS, MOST_IMAGES = 3, 0.6
 FEWEST_POSES = 200
-# What the two best of several starts explain differs by more than this share of the best.
-STARTS_DISAGREE = 0.25
 CENTRE = 0.4
 CHUNK = 4096
 
@@ -68,14 +65,6 @@ def fullest_cells_share(rotation: Float[Tensor, "particle 3 3"]) -> float:
     for part in rotation.flatten(1).split(CHUNK):
         counts += torch.bincount((part @ centres.T).argmax(1), minlength=len(centres))
     return float(counts.topk(FEW_CELLS).values.sum() / counts.sum())
-
-
-def starts_disagree(explained: Sequence[float]) -> bool:
-    """Whether the two best of several independent starts explain very different amounts."""
-    if len(explained) < 2:
-        return False
-    best, second = sorted(explained, reverse=True)[:2]
-    return best - second > STARTS_DISAGREE * best
 
 
 def signs_in_map(density: Float[Tensor, "box box box"]) -> tuple[str, ...]:
