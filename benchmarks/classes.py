@@ -3,8 +3,9 @@
     python benchmarks/classes.py centred --seed 0 --work DIR
 
 ``centred`` is white noise and particles in the middle of their boxes, ``displaced`` has shifts of two
-pixels (standard deviation), ``coloured`` coloured noise as well. Both structures are in one scale, so that images of the
-smaller one have the weaker signal. Data are made once for a case, the run anew for each seed.
+pixels (standard deviation), ``coloured`` coloured noise as well. Both structures are in one scale, so
+that images of the smaller one have the weaker signal. Data are made once for a case, the run anew for
+each seed.
 """
 
 import argparse
