@@ -3,8 +3,9 @@
     python benchmarks/classes.py centred --seed 0 --work DIR
 
 ``centred`` is white noise and particles in the middle of their boxes, ``displaced`` has shifts of two
-pixels (standard deviation) and coloured noise. Both structures are in one scale, so that images of the
-smaller one have the weaker signal. Data are made once for a case, the run anew for each seed.
+pixels (standard deviation), ``coloured`` coloured noise as well. Both structures are in one scale, so
+that images of the smaller one have the weaker signal. Data are made once for a case, the run anew for
+each seed.
 """
 
 import argparse
@@ -36,10 +37,8 @@ CHAIN_COLUMN = 6
 BOX, PIXEL_SIZE, N_OF_EACH, SNR = 48, 7.2, 2000, 0.1
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "centred": ({}, ("--shifts", "none", "--noise", "white")),
-    "displaced": (
-        {"shift_sd": 2 * PIXEL_SIZE, "noise_length": 40.0, "noise_floor": 0.2},
-        (),
-    ),
+    "displaced": ({"shift_sd": 2 * PIXEL_SIZE}, ()),
+    "coloured": ({"shift_sd": 2 * PIXEL_SIZE, "noise_length": 40.0, "noise_floor": 0.2}, ()),
 }
 
 
