@@ -18,7 +18,12 @@ from cryogimbal.inference.class_sorting import ClassSorting, best_poses, classes
 from cryogimbal.inference.config import PosteriorConfig, ReconstructionConfig
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch
-from cryogimbal.inference.posterior import balancing_log_prior, expectation, log_likelihoods
+from cryogimbal.inference.posterior import (
+    Displacements,
+    balancing_log_prior,
+    expectation,
+    log_likelihoods,
+)
 from cryogimbal.inference.posterior_search import PoseSpace, PosteriorSearch
 from cryogimbal.inference.records import EpochRecord, NoticeRecord, Record
 from cryogimbal.rotations import random_rotations
@@ -91,8 +96,11 @@ def test_the_prior_adds_to_the_expectation(shifted: bool, generator: torch.Gener
     grid = GridGeometry(box=12, radius=6.0, oversampling=2).grid_of_density(density)
     slices = central_slices(grid, random_rotations(7, generator), batch.disc, 2)
     prior = torch.randn(7, generator=generator)
-    shifts = torch.zeros(1, 2) if shifted else None
-    found = expectation(batch, slices, temperature=3.0, log_prior=prior, shifts=shifts)
+    none = Displacements(shift_box=torch.zeros(1, 2), log_prior=torch.zeros(len(batch.index), 1))
+    displacements = none if shifted else None
+    found = expectation(
+        batch, slices, temperature=3.0, log_prior=prior, displacements=displacements
+    )
     posterior = torch.softmax(log_likelihoods(batch, slices) / 3 + prior, dim=1)
     expected = posterior.T @ (batch.ctf * batch.observed)
     torch.testing.assert_close(found.weighted_data, expected, rtol=1e-4, atol=1e-5)

@@ -7,12 +7,14 @@ from cryogimbal.fourier.disc import make_disc, mirror_row
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.inference.posterior import (
+    Displacements,
     direction_marginal,
     effective_orientations,
     expectation,
     fast_dtype,
     joined,
     log_likelihoods,
+    posterior_centres,
     residual_of,
     temperature_for,
 )
@@ -113,7 +115,8 @@ def test_expectation_over_shifts_equals_direct_sums(
     batch: ParticleBatch, slices: torch.Tensor, temperature: float
 ) -> None:
     shifts = shift_grid(0.12, batch.disc.radius)
-    found = expectation(batch, slices, temperature=temperature, shifts=shifts)
+    displacements = Displacements(shift_box=shifts, log_prior=torch.zeros(7, len(shifts)))
+    found = expectation(batch, slices, temperature=temperature, displacements=displacements)
     moved = with_every_shift(batch, slices, shifts)
     data, weight = expectation_by_sums(batch.observed, batch.ctf, moved, temperature)
     # A displaced image is put back before it counts for the particle.
@@ -129,6 +132,27 @@ def test_expectation_over_shifts_equals_direct_sums(
     assert relative_error(found.weight.double(), weight.view_as(data).sum(0)) < 1e-5
     scores = log_likelihoods(batch, slices, shifts=shifts)
     assert torch.equal(found.best, scores.argmax(dim=1))
+
+
+def test_centres_are_the_mean_displacement_over_all_orientations(
+    batch: ParticleBatch, slices: torch.Tensor, generator: torch.Generator
+) -> None:
+    shifts = shift_grid(0.12, batch.disc.radius)
+    prior = torch.randn(7, len(shifts), generator=generator)
+    displacements = Displacements(shift_box=shifts, log_prior=prior)
+    moved = with_every_shift(batch, slices, shifts)
+    scores = log_likelihoods_by_sums(batch.observed, batch.ctf, moved).view(7, len(shifts), 11)
+    joint = torch.softmax((scores + prior.double()[:, :, None]).flatten(1), 1).view_as(scores)
+    mean = torch.einsum("nso,sa->na", joint, shifts.double())
+    square = torch.einsum("nso,sa->n", joint, shifts.double().square())
+    for found in (
+        expectation(batch, slices, temperature=1.0, displacements=displacements).centres,
+        posterior_centres(batch, slices, displacements),
+    ):
+        assert found is not None
+        assert relative_error(found.shift_box.double(), mean) < 1e-5
+        variance = (square - mean.square().sum(1)) / 2
+        assert relative_error(found.variance_box2.double(), variance) < 1e-4
 
 
 @pytest.mark.parametrize("target", [1.5, 3.0, 8.0])

@@ -14,6 +14,7 @@ from cryogimbal.data.poses import PoseSet
 from cryogimbal.errors import InputError
 from cryogimbal.evaluation.alignment import Alignment
 from cryogimbal.evaluation.fsc import fourier_shell_correlation
+from cryogimbal.evaluation.masks import soft_sphere_mask
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.evaluation.symmetric_density import symmetrise_density
 from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
@@ -208,9 +209,9 @@ def test_from_the_start_a_map_is_symmetric_and_orientations_are_fewer(
     spectra, _, _, _ = images_of("D2", 60, generator)
     group = symmetry_group("D2")
     config = replace(TINY.posterior, max_starts=1, iterations=6, n_side=4)
-    search = PosteriorSearch(
-        spectra, torch.ones(BOX, BOX, BOX), config, 0, space=PoseSpace(group=group)
-    )
+    # Inside the box's edge: an even box has no mirror mate of its first plane.
+    mask = soft_sphere_mask(BOX, 1.0, diameter_angstrom=0.8 * BOX, edge_angstrom=3.0)
+    search = PosteriorSearch(spectra, mask, config, 0, space=PoseSpace(group=group))
     sharing = [record.effective_orientations for record in search.records()]
     assert symmetric_by(search.densities()[0], "D2") > 0.999
     # A quarter of the 4,608 orientations of the grid, and some on the border.

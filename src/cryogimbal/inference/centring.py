@@ -13,11 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
-from cryogimbal.imaging.centres import Centres
+from cryogimbal.imaging.centres import Centres, joined_centres
 from cryogimbal.imaging.noise import shell_mean
 from cryogimbal.imaging.shift_search import centres_by_mean_slice
 from cryogimbal.imaging.shifts import shift_row
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.inference.grid_search import OVERSAMPLING
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import ModeSearch, prepared_density
+from cryogimbal.inference.posterior import Displacements, fast_dtype, posterior_centres
 
 # Beyond this (cycles per box) a round average has nothing left to tell.
 BAND_LIMIT = 8.0
@@ -47,6 +51,45 @@ def centred(spectra: ParticleSpectra, range_box: float) -> ParticleSpectra:
         shift[index], variance[index] = found.shift_box, found.variance_box2
         rows[index] = shift_row(spectra.rows[index], -found.shift_box, spectra.disc)
     return replace(spectra, rows=rows, centres=Centres(shift_box=shift, variance_box2=variance))
+
+
+@torch.no_grad()
+def centres_from_density(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    search: ModeSearch,
+    budget: MemoryBudget,
+) -> Centres:
+    """Where particles are by a density at any orientation of a grid, none being preferred.
+
+    Parameters
+    ----------
+    search
+        Its range of displacements is as far as they usually go; half of it is their deviation per axis.
+
+    Raises
+    ------
+    InputError
+        If the budget does not hold a single image beside all orientations.
+    """
+    search = replace(search, radius=min(search.radius, spectra.disc.radius))
+    disc = spectra.disc.truncate(search.radius)
+    prepared = prepared_density(spectra, density, search.radius, OVERSAMPLING)
+    slices = prepared.slices(search.orientations(spectra.device), disc)
+    shifts = search.shifts(spectra.device)
+    log_prior = -0.5 * (2 * shifts / search.shift_range_box).square().sum(1)
+    at_once = min(IMAGES_AT_ONCE, budget.images_at_once(len(spectra), *slices.shape))
+    parts = []
+    for index in torch.arange(len(spectra), device=spectra.device).split(at_once):
+        displacements = Displacements(
+            shift_box=shifts, log_prior=log_prior.expand(len(index), -1).contiguous()
+        )
+        batch = spectra.batch(index, search.radius)
+        dtype = fast_dtype(spectra.device)
+        parts.append(posterior_centres(batch, slices, displacements, dtype=dtype))
+    found = joined_centres(parts)
+    assert found is not None
+    return found
 
 
 def _round_average(

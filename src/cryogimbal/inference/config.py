@@ -56,8 +56,8 @@ class PosteriorConfig:
     """Most random volumes to start from; no more are tried once the two best agree."""
     agreement: float = 0.04
     """Two starts agree if what they explain of the images differs by less than this fraction."""
-    iterations: int = 80
-    """Steps from each random volume, each on one minibatch."""
+    iterations: int = 50
+    """Steps from each random volume, each on one minibatch; more while orientations stay open."""
     minibatch: int = 1000
     """Images per step."""
     n_side: Literal[1, 2, 4, 8, 16] = 4
@@ -66,10 +66,10 @@ class PosteriorConfig:
     """Band limit of the first step, in cycles per box."""
     end_radius: Radius = 8.0
     """Band limit of the last steps, in cycles per box."""
-    start_sharing: float = 1000.0
+    largest_radius: Radius = 14.0
+    """Band limit to which a start goes on, beyond its steps, while images leave orientations open."""
+    start_sharing: float = 100.0
     """Orientations that share a median image at first; falls to 1 (annealing by temperature)."""
-    memory: float = 0.8
-    """What earlier minibatches still count, per step."""
     mode_n_side: Literal[1, 2, 4, 8, 16] = 8
     """Resolution of the grid on which the modes of every image are looked for at the end."""
     memory_mib: int = 512
@@ -89,7 +89,6 @@ class PosteriorConfig:
         _require(
             self.start_sharing >= 1, "posterior.start-sharing", "at least 1", self.start_sharing
         )
-        _require(0 <= self.memory < 1, "posterior.memory", "0 to below 1", self.memory)
         _require(self.memory_mib >= 1, "posterior.memory-mib", "at least 1", self.memory_mib)
 
 

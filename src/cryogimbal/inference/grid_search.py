@@ -17,8 +17,9 @@ from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.rotations import rotation_grid
 
-# At the few cycles per box of the search an unpadded grid is exact enough, and eight times smaller.
-OVERSAMPLING = 1
+# Interpolation on an unpadded grid favours some orientations; where images say little of theirs, a
+# search then needs higher frequencies until it finds a structure.
+OVERSAMPLING = 2
 # Prior weight as a fraction of the mean weight: damps directions that no image has covered.
 PRIOR_FRACTION = 0.05
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cryogimbal.fourier.disc import Disc
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.pose_fit import hypotheses_of, pose_fits
@@ -84,8 +85,11 @@ def find_modes(
     density: Float[Tensor, "box box box"],
     search: ModeSearch,
     budget: MemoryBudget,
+    centres: Centres | None = None,
 ) -> Modes:
     """The best distinct orientations of every image.
+
+    Shifts are searched around the centres, where there are any.
 
     Raises
     ------
@@ -97,19 +101,24 @@ def find_modes(
     radius = search.radius
     coarse = prepared_density(spectra, density, radius, SEARCH_OVERSAMPLING)
     fine = prepared_density(spectra, density, radius, REFINEMENT_OVERSAMPLING)
+    images = _Images(spectra=spectra, centres=centres)
     candidates = budget.until_it_fits(
-        lambda: _best_orientations(spectra, coarse, orientations, search, budget)
+        lambda: _best_orientations(images, coarse, orientations, search, budget)
     )
     parts = []
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
-        batch = spectra.batch(index, radius)
+        batch = images.batch(index, radius)
         found = orientations[candidates[index]]
         chosen = distinct(found, search.n_modes, search.separation_deg, search.group)
         ranked = found.take_along_dim(chosen.clamp(min=0)[:, :, None, None], dim=1)
         modes = _refined(fine, batch, ranked, search).without(chosen < 0).best_first()
         modes = modes.without(_met(modes, search)).best_first()
         parts.append(modes.first(search.n_modes))
-    return joined_modes(parts)
+    modes = joined_modes(parts)
+    if centres is None:
+        return modes
+    assert modes.shift_box is not None
+    return replace(modes, shift_box=modes.shift_box + centres.shift_box[:, None])
 
 
 def orientation_posterior(
@@ -161,28 +170,41 @@ def mean_slice_of(
     return mean, (slices - mean).square().mean(0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Images:
+    """A stack as it is searched: each image moved back by where its particle is expected."""
+
+    spectra: ParticleSpectra
+    centres: Centres | None
+
+    def batch(self, index: Int[Tensor, " batch"], radius: float) -> ParticleBatch:
+        batch = self.spectra.batch(index, radius)
+        return batch if self.centres is None else batch.centred(self.centres.shift_box[index])
+
+
 def _best_orientations(
-    spectra: ParticleSpectra,
+    images: _Images,
     prepared: PreparedGrid,
     orientations: Tensor,
     search: ModeSearch,
     budget: MemoryBudget,
 ) -> Int[Tensor, "particle candidate"]:
     """Orientations of highest likelihood of each image, at the best of all shifts, best first."""
+    spectra = images.spectra
     n, n_orientations = len(spectra), orientations.shape[0]
     shifts = search.shifts(spectra.device) if search.shift_range_box > 0 else None
     disc = spectra.disc.truncate(search.radius)
     kept = min(CANDIDATES, n_orientations)
     best = torch.full((n, 0), -torch.inf, device=spectra.device)
     index = torch.zeros(n, 0, dtype=torch.long, device=spectra.device)
-    images = torch.arange(n, device=spectra.device)
+    numbers = torch.arange(n, device=spectra.device)
     blocks: list[tuple[Tensor, Tensor]] = []
     block, slices = slice(0, 0), torch.empty(0)
     for tile in budget.tiles(n, n_orientations, disc.n_coefficients):
         if tile.orientations != block:
             block = tile.orientations
             slices = prepared.slices(orientations[block], disc)
-        batch = spectra.batch(images[tile.images], search.radius)
+        batch = images.batch(numbers[tile.images], search.radius)
         scores = log_likelihoods(batch, slices, shifts=shifts)
         value, place = scores.topk(min(kept, scores.shape[1]), dim=1)
         blocks.append((value, place + block.start))

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryogimbal.imaging.centres import Centres, joined_centres
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.shift_search import unshifted_data
 
@@ -37,6 +38,29 @@ class Expectation:
     """Mean squared residual per coefficient at the most probable orientation."""
     effective_orientations: Float[Tensor, " batch"]
     """How many orientations share an image."""
+    centres: Centres | None = None
+    """Where the particles are in their images; none: they are centred."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Displacements:
+    """Shifts that are compared for every image of a batch."""
+
+    shift_box: Float[Tensor, "shift 2"]
+    """In fractions of the box."""
+    log_prior: Float[Tensor, "batch shift"]
+    """How probable they are before the image is looked at, up to a constant per image."""
+
+    def rows(self, chosen: slice) -> "Displacements":
+        """Those of some images."""
+        return Displacements(shift_box=self.shift_box, log_prior=self.log_prior[chosen])
+
+    def centres(self, posterior: Float[Tensor, "batch shift"]) -> Centres:
+        """Mean of the displacement under a posterior, and its variance per axis."""
+        mean = posterior @ self.shift_box
+        square = posterior @ self.shift_box.square().sum(1)
+        variance = (square - mean.square().sum(1)).clamp_min(0) / 2
+        return Centres(shift_box=mean, variance_box2=variance)
 
 
 def log_likelihoods(
@@ -69,7 +93,7 @@ def expectation(
     *,
     temperature: float,
     log_prior: Float[Tensor, " orientation"] | None = None,
-    shifts: Float[Tensor, "shift 2"] | None = None,
+    displacements: Displacements | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Expectation:
     """Expectation step over the images of a batch.
@@ -80,30 +104,48 @@ def expectation(
         Divides log-likelihoods; above 1 the posterior is broader than the data say.
     log_prior
         Of each orientation, not divided by the temperature; none: flat.
-    shifts
-        Displacements (fractions of the box) that are as probable as each other; none: centred.
+    displacements
+        That are compared, and how probable they are beforehand; none: particles are centred.
     dtype
         Of the factors of the matrix products.
     """
     n, n_orientations = len(batch.index), slices.shape[0]
-    rows = _image_rows(batch) if shifts is None else _shifted_rows(batch, shifts)
-    rows = rows.to(dtype)
-    scores = (rows @ _orientation_rows(slices).to(dtype).T).float().view(n, -1)
-    top, place = scores.max(dim=1)
+    data = _data_rows(batch, displacements).to(dtype)
+    power = batch.ctf.square().to(dtype)
+    scores = (data @ slices.to(dtype).T).float().view(n, -1, n_orientations)
+    scores -= _half_power(batch, slices, dtype)[:, None]
+    top, place = scores.flatten(1).max(dim=1)
     scores.div_(temperature)
     if log_prior is not None:
-        scores.view(-1, n_orientations).add_(log_prior)
-    posterior = torch.softmax(scores, dim=1).view(-1, n_orientations)
-    sums = posterior.to(dtype).T @ rows
-    weighted_data, weight = sums.float().chunk(2, dim=1)
-    of_orientation = posterior.view(n, -1, n_orientations).sum(1)
+        scores.add_(log_prior)
+    if displacements is not None:
+        scores.add_(displacements.log_prior[:, :, None])
+    posterior = torch.softmax(scores.flatten(1), dim=1).view_as(scores)
+    of_orientation = posterior.sum(1)
     return Expectation(
-        weighted_data=weighted_data.contiguous(),
-        weight=weight.contiguous(),
+        weighted_data=(posterior.flatten(0, 1).to(dtype).T @ data).float(),
+        weight=(of_orientation.to(dtype).T @ power).float(),
         best=place % n_orientations,
         loss=residual_of(batch, top),
         effective_orientations=effective_orientations(of_orientation),
+        centres=None if displacements is None else displacements.centres(posterior.sum(2)),
     )
+
+
+def posterior_centres(
+    batch: ParticleBatch,
+    slices: Float[Tensor, "orientation coefficient"],
+    displacements: Displacements,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Centres:
+    """Where the particles of a batch are, whatever their orientations: summed over all slices."""
+    turned, half_power = slices.to(dtype).T, _half_power(batch, slices, dtype)
+    evidence = torch.empty_like(displacements.log_prior)
+    for number, shift in enumerate(displacements.shift_box):
+        scores = unshifted_data(batch, shift[None])[:, 0].to(dtype) @ turned
+        evidence[:, number] = torch.logsumexp(scores.float().sub_(half_power), dim=1)
+    return displacements.centres(torch.softmax(evidence + displacements.log_prior, dim=1))
 
 
 def mean_squared_residual(
@@ -122,6 +164,7 @@ def joined(parts: Sequence[Expectation]) -> Expectation:
         best=torch.cat([part.best for part in parts]),
         loss=torch.cat([part.loss for part in parts]),
         effective_orientations=torch.cat([part.effective_orientations for part in parts]),
+        centres=joined_centres([part.centres for part in parts if part.centres is not None]),
     )
 
 
@@ -181,11 +224,13 @@ def _image_rows(batch: ParticleBatch) -> Tensor:
     return torch.cat([batch.ctf * batch.observed, batch.ctf.square()], dim=1)
 
 
-def _shifted_rows(batch: ParticleBatch, shifts: Tensor) -> Float[Tensor, "batch_shift twice"]:
-    """Image rows for every shift, the shifts of one image after each other."""
-    data = unshifted_data(batch, shifts)
-    power = batch.ctf.square()[:, None].expand_as(data)
-    return torch.cat([data, power], dim=-1).flatten(0, 1)
+def _data_rows(
+    batch: ParticleBatch, displacements: Displacements | None
+) -> Float[Tensor, "batch_shift coefficient"]:
+    """``C H`` at every displacement, those of one image after each other."""
+    if displacements is None:
+        return batch.ctf * batch.observed
+    return unshifted_data(batch, displacements.shift_box).flatten(0, 1)
 
 
 def _orientation_rows(slices: Tensor) -> Tensor:

@@ -16,16 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogimbal.fourier.resample import resize_centred
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.noise import shell_mean
-from cryogimbal.imaging.shift_search import shift_grid
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.symmetrisation import rotations_off_grid, sum_on_grid
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.followed_shifts import FollowedShifts
 from cryogimbal.inference.grid_search import OVERSAMPLING, solve_lightly
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.posterior import (
@@ -40,6 +39,7 @@ from cryogimbal.inference.posterior import (
     temperature_for,
 )
 from cryogimbal.inference.records import EpochRecord
+from cryogimbal.inference.search_schedule import SearchSchedule
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.rotations import random_rotations, rotation_grid
 from cryogimbal.symmetry import NO_SYMMETRY, SymmetryGroup, in_asymmetric_unit
@@ -48,8 +48,8 @@ NAME = "posterior_search"
 
 # Images of a minibatch from which its temperature is found.
 TEMPERATURE_SAMPLE = 200
-# Fraction of the steps after which band limit and temperature have reached their ends.
-ANNEALED_AT = 0.8
+# Power of the ratio by which a minibatch changes the noise's spectrum.
+NOISE_STEP = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +95,16 @@ class PosteriorSearch:
         self._config = config
         self._seed = seed
         self._space = space or PoseSpace()
-        grid = rotation_grid(config.n_side)
-        self._grid = grid[in_asymmetric_unit(grid, self._space.group)].to(spectra.device)
+        self._grid = rotation_grid(config.n_side)
         self._dtype = fast_dtype(spectra.device)
         self._budget = budget or MemoryBudget.of_mebibytes(config.memory_mib)
         self._step = 0
-        self._statistics: list[SufficientStatistics] = []
+        self._step_of_start = 0
+        self._schedule = SearchSchedule(config=config, highest_radius=spectra.disc.radius)
+        self._places = FollowedShifts(len(spectra), self._space.shift_range_box, spectra.device)
         self._densities: Tensor | None = None
+        self.radius = min(config.end_radius, spectra.disc.radius)
+        """Band limit of the densities, in cycles per box; it may grow with each start."""
         self._finished: list[Start] = []
 
     def densities(self) -> Float[Tensor, "class box box box"]:
@@ -117,7 +120,7 @@ class PosteriorSearch:
 
     def reason(self) -> str:
         """Why the stage ended."""
-        n, radius = len(self._finished), self._config.end_radius
+        n, radius = len(self._finished), self.radius
         if n == 1:
             verdict = "the only random start"
         elif self._two_best_agree():
@@ -131,8 +134,10 @@ class PosteriorSearch:
         """Everything."""
         return {
             "step": self._step,
+            "step_of_start": self._step_of_start,
+            "places": self._places.state_dict(),
+            "radius": self.radius,
             "densities": self._densities,
-            "statistics": [(one.data, one.weight) for one in self._statistics],
             "finished": [vars(start) for start in self._finished],
         }
 
@@ -140,48 +145,58 @@ class PosteriorSearch:
         """Continue from a checkpoint."""
         device = self._spectra.device
         self._step = state["step"]
+        self._step_of_start = state["step_of_start"]
+        self._places.load_state_dict(state["places"])
+        self.radius = state["radius"]
         densities = state["densities"]
         self._densities = None if densities is None else densities.to(device)
         self._finished = [
             Start(**{**start, "densities": start["densities"].to(device)})
             for start in state["finished"]
         ]
-        self._statistics = [
-            SufficientStatistics(data=data.to(device), weight=weight.to(device))
-            for data, weight in state["statistics"]
-        ]
 
     def _iterate(self) -> EpochRecord:
-        in_start = self._step % self._config.iterations
-        way = min(1.0, in_start / max(1.0, ANNEALED_AT * self._config.iterations))
-        radius = self._config.start_radius + way * (
-            self._config.end_radius - self._config.start_radius
-        )
-        radius = min(radius, self._spectra.disc.radius)
-        batch = self._spectra.batch(self._minibatch(self._step), radius)
+        radius = self._schedule.radius(self._step_of_start)
+        batch = self._places.centred(self._spectra.batch(self._minibatch(self._step), radius))
         geometry = self._geometry(radius)
-        slices = self._slices(batch, geometry)
+        orientations = self._orientations(self._step)
+        slices = self._slices(self.densities(), batch, geometry, orientations)
         sample = self._scores(batch.rows(slice(0, TEMPERATURE_SAMPLE)), slices, self._dtype)
-        sharing = max(1.0, self._config.start_sharing / self._space.group.order)
-        temperature = temperature_for(sample, sharing ** (1 - way))
+        at_least = self._schedule.sharing(self._step_of_start, self._space.group.order)
+        temperature = temperature_for(sample, at_least)
         prior = self._class_prior(sample, temperature)
         found = self._budget.until_it_fits(lambda: self._expect(batch, slices, temperature, prior))
-        self._maximise(found, batch, geometry)
+        self._maximise(found, orientations, batch, geometry)
         if self._spectra.noise.estimated:
             self._learn_noise(found, batch, slices)
+        if found.centres is not None:
+            self._places.follow(found.centres, batch.index, radius)
         self._step += 1
-        if in_start + 1 == self._config.iterations:
-            self._finish_start()
+        self._step_of_start += 1
         sharing = float(found.effective_orientations.median())
+        if self._schedule.is_over(self._step_of_start, sharing / self._space.n_classes):
+            self._finish_start(radius)
         return self._record(found.loss, radius, sharing)
 
+    def _orientations(self, place: int | str) -> Float[Tensor, "orientation 3 3"]:
+        """The grid, turned at random as a whole.
+
+        Slices along the axes of the volume's grid keep more of its noise than those between, whose
+        interpolation averages it. On a grid that stands still images gather there, and the map with
+        them.
+        """
+        turned = self._grid @ random_rotations(1, generator_for(self._seed, NAME, "turn", place))
+        return turned[in_asymmetric_unit(turned, self._space.group)].to(self._spectra.device)
+
     def _slices(
-        self, batch: ParticleBatch, geometry: GridGeometry
+        self, densities: Tensor, batch: ParticleBatch, geometry: GridGeometry, orientations: Tensor
     ) -> Float[Tensor, "class_orientation coefficient"]:
         """Of every class at every orientation, one class after the other."""
         parts = [
-            central_slices(geometry.grid_of_density(density), self._grid, batch.disc, OVERSAMPLING)
-            for density in self.densities()
+            central_slices(
+                geometry.grid_of_density(density), orientations, batch.disc, OVERSAMPLING
+            )
+            for density in densities
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -195,48 +210,54 @@ class PosteriorSearch:
         self, batch: ParticleBatch, slices: Tensor, temperature: float, log_prior: Tensor | None
     ) -> Expectation:
         """Expectation step of a minibatch, as many images at a time as the budget holds."""
-        shifts = self._shifts(batch)
-        n_shifts = 1 if shifts is None else len(shifts)
+        displacements = self._places.displacements(batch)
+        n_shifts = 1 if displacements is None else len(displacements.shift_box)
         n_orientations, n_coefficients = slices.shape
         at_once = self._budget.images_at_once(
             len(batch.index), n_orientations, n_coefficients, n_shifts
         )
-        parts = [
-            expectation(
-                batch.rows(slice(first, first + at_once)),
-                slices,
-                temperature=temperature,
-                log_prior=log_prior,
-                shifts=shifts,
-                dtype=self._dtype,
-            )
-            for first in range(0, len(batch.index), at_once)
-        ]
-        return joined(parts)
-
-    def _shifts(self, batch: ParticleBatch) -> Float[Tensor, "shift 2"] | None:
-        """Displacements to be compared at a batch's band limit; none: centred."""
-        if self._space.shift_range_box == 0:
-            return None
-        return shift_grid(self._space.shift_range_box, batch.disc.radius).to(batch.observed.device)
+        parts = [slice(i, i + at_once) for i in range(0, len(batch.index), at_once)]
+        return joined(
+            [
+                expectation(
+                    batch.rows(part),
+                    slices,
+                    temperature=temperature,
+                    log_prior=log_prior,
+                    displacements=None if displacements is None else displacements.rows(part),
+                    dtype=self._dtype,
+                )
+                for part in parts
+            ]
+        )
 
     def _scores(self, batch: ParticleBatch, slices: Tensor, dtype: torch.dtype) -> Tensor:
-        return log_likelihoods(batch, slices, shifts=self._shifts(batch), dtype=dtype)
+        return log_likelihoods(
+            batch, slices, shifts=self._places.shifts(batch.disc.radius), dtype=dtype
+        )
 
-    def _finish_start(self) -> None:
-        """Score the densities on images that are the same for every start; keep the best."""
-        radius = min(self._config.end_radius, self._spectra.disc.radius)
-        batch = self._spectra.batch(self._minibatch("score"), radius)
-        slices = self._slices(batch, self._geometry(radius))
+    def _finish_start(self, radius: float) -> None:
+        """Score the densities on images that are the same for every start; keep the best.
+
+        Where this start went further than those before, they are scored again, up to there.
+        """
+        self.radius = max(self.radius, radius)
+        densities = [*(start.densities for start in self._finished), self.densities()]
+        self._densities, self._step_of_start = None, 0
+        self._places.reset()
+        self._finished = [self._scored(one) for one in densities]
+        if self._has_enough_starts():
+            self._densities = min(self._finished, key=lambda start: start.loss).densities
+
+    def _scored(self, densities: Float[Tensor, "class box box box"]) -> Start:
+        """What densities explain of some images, up to the furthest band limit of any start."""
+        batch = self._spectra.batch(self._minibatch("score"), self.radius)
+        orientations = self._orientations("score")
+        slices = self._slices(densities, batch, self._geometry(self.radius), orientations)
         best = self._scores(batch, slices, torch.float32).max(dim=1).values
         loss = float(residual_of(batch, best).mean())
         nothing = float(batch.observed.square().mean())
-        self._finished.append(
-            Start(densities=self.densities(), loss=loss, explained=nothing - loss)
-        )
-        self._densities, self._statistics = None, []
-        if self._has_enough_starts():
-            self._densities = min(self._finished, key=lambda start: start.loss).densities
+        return Start(densities=densities, loss=loss, explained=nothing - loss)
 
     def _has_enough_starts(self) -> bool:
         return len(self._finished) == self._config.max_starts or self._two_best_agree()
@@ -248,30 +269,27 @@ class PosteriorSearch:
             return False
         return explained[0] - explained[1] < self._config.agreement * explained[0]
 
-    def _maximise(self, found: Expectation, batch: ParticleBatch, geometry: GridGeometry) -> None:
-        """Fade what earlier minibatches said, add this one, and solve."""
+    def _maximise(
+        self, found: Expectation, orientations: Tensor, batch: ParticleBatch, geometry: GridGeometry
+    ) -> None:
+        """Solve for the volumes of one minibatch alone.
+
+        Carrying earlier minibatches along makes a smoother map, but each step then moves it by less, and
+        a start needs many steps before it has left its random beginning behind.
+        """
         parts = zip(
-            found.weighted_data.split(len(self._grid)),
-            found.weight.split(len(self._grid)),
+            found.weighted_data.split(len(orientations)),
+            found.weight.split(len(orientations)),
             strict=True,
         )
-        statistics = []
-        for number, (data, weight) in enumerate(parts):
-            one = SufficientStatistics.zeros(geometry, self._spectra.device)
-            for rotation in rotations_off_grid(self._grid, self._space.group):
-                one.add_slices(data, weight, rotation, batch.disc, OVERSAMPLING)
-            one = sum_on_grid(one, self._space.group)
-            if self._statistics:
-                before = self._statistics[number].scaled(self._config.memory)
-                one += SufficientStatistics(
-                    data=resize_centred(before.data, geometry.side, 3),
-                    weight=resize_centred(before.weight, geometry.side, 3),
-                )
-            statistics.append(one)
-        self._statistics = statistics
-        self._densities = torch.stack(
-            [solve_lightly(one, geometry) * self._mask for one in statistics]
-        )
+        densities = []
+        for data, weight in parts:
+            statistics = SufficientStatistics.zeros(geometry, self._spectra.device)
+            for rotation in rotations_off_grid(orientations, self._space.group):
+                statistics.add_slices(data, weight, rotation, batch.disc, OVERSAMPLING)
+            statistics = sum_on_grid(statistics, self._space.group)
+            densities.append(solve_lightly(statistics, geometry) * self._mask)
+        self._densities = torch.stack(densities)
 
     def _learn_noise(self, found: Expectation, batch: ParticleBatch, slices: Tensor) -> None:
         """Let the noise's spectrum follow what a minibatch leaves of its images.
@@ -284,7 +302,7 @@ class PosteriorSearch:
             ratio /= shell_mean((batch.ctf != 0).float().mean(0), batch.disc).clamp_min(0.1)
         n_shells = len(ratio)
         variance = noise.variance.clone()
-        variance[:, :n_shells] *= ratio ** (1 - self._config.memory)
+        variance[:, :n_shells] *= ratio**NOISE_STEP
         noise.enter(variance)
 
     def _minibatch(self, place: int | str) -> Tensor:

@@ -246,7 +246,7 @@ class ReconstructionRun:
                 density = self._factory.density_of_poses(table, self._volume)
             return self._decoding(*self._on_axes(density, table))
         if density is not None:
-            return self._decoding_from_map(density)
+            return self._decoding_from_map(density, self._config.posterior.end_radius)
         if self._config.start == "encoder":
             self._volume = self._factory.encoding_volume()
             return self._factory.auto_encoding(self._volume)
@@ -258,7 +258,7 @@ class ReconstructionRun:
             density = stage.densities()[0]
             if self._config.shift_range_box > 0:
                 density = centred_by_mass(density)
-            return self._decoding_from_map(density)
+            return self._decoding_from_map(density, stage.radius)
         if isinstance(stage, AutoEncoding):
             return self._after_auto_encoding(stage)
         assert self._table is not None
@@ -293,11 +293,13 @@ class ReconstructionRun:
             return self._factory.auto_decoding(self._table, self._volume)
         return self._decoding(density, table)
 
-    def _decoding_from_map(self, density: Float[Tensor, "box box box"]) -> AutoDecoding:
-        """Stage 2 from a density alone."""
+    def _decoding_from_map(
+        self, density: Float[Tensor, "box box box"], radius: float
+    ) -> AutoDecoding:
+        """Stage 2 from a density alone, which can be trusted up to a band limit."""
         if self._symmetry.is_sought:
             density, _ = self._sought(density, None)
-        return self._decoding(density, self._factory.table_of_modes(density))
+        return self._decoding(density, self._factory.table_of_modes(density, radius))
 
     def _on_axes(
         self,

@@ -19,6 +19,7 @@ from cryogimbal.imaging.volume import (
 )
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding
+from cryogimbal.inference.centring import centres_from_density
 from cryogimbal.inference.class_sorting import ClassSorting
 from cryogimbal.inference.confidence import measure_confidence
 from cryogimbal.inference.config import BandConfig, ReconstructionConfig
@@ -174,10 +175,22 @@ class StageFactory:
             ),
         )
 
-    def table_of_modes(self, density: Float[Tensor, "box box box"]) -> PoseTable:
-        """The best poses of every image, each a mode of its posterior."""
-        search = self._mode_search(self.config.posterior.end_radius)
-        return PoseTable.of_modes(find_modes(self.spectra, density, search, self.budget))
+    def table_of_modes(self, density: Float[Tensor, "box box box"], radius: float) -> PoseTable:
+        """The best poses of every image up to a band limit, each a mode of its posterior.
+
+        Beyond the usual band limit displacements are so many that they are looked for around where
+        each particle is found up to there.
+        """
+        search, usual = self._mode_search(radius), self.config.posterior.end_radius
+        centres = None
+        if search.shift_range_box > 0 and radius > usual:
+            coarse = replace(search, radius=usual, n_side=self.config.posterior.n_side)
+            centres = centres_from_density(self.spectra, density, coarse, self.budget)
+            deviation = float(centres.variance_box2.mean().sqrt())
+            nearby = min(search.shift_range_box, SEARCH_DEVIATIONS * deviation)
+            search = replace(search, shift_range_box=nearby)
+        modes = find_modes(self.spectra, density, search, self.budget, centres)
+        return PoseTable.of_modes(modes)
 
     def confidence(self, table: PoseTable) -> Confidence | None:
         """How far the poses of a table may be off, and which images are particles."""
