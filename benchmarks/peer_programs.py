@@ -85,10 +85,10 @@ def read_relion(path: Path) -> SeenPoses:
 
 
 def cryogimbal_commands(task: Task) -> list[list[str]]:
-    """One run of this project."""
+    """One run of this project; that particles are centred and noise is white is told to all programs."""
     program = [sys.executable, "-m", "cryogimbal.cli.main", "reconstruct", "particles.star"]
     options = ["--preset", task.preset, "--seed", str(task.seed), "--out", str(task.out / "run")]
-    return [[*program, *options]]
+    return [[*program, *options, "--shifts", "none", "--noise", "white"]]
 
 
 def cryogimbal_snapshots(out: Path) -> list[Snapshot]:
