@@ -36,7 +36,8 @@ def record(case: str, preset: str, n_images: int, work: Path) -> str:
         simulate(case, data, "--n-particles", str(n_images))
     if not (run / "evaluation.json").exists():
         shutil.rmtree(run, ignore_errors=True)
-        command("reconstruct", str(data / "particles.star"), "--preset", preset, "--out", str(run))
+        options = ("--preset", preset, "--shifts", "none", "--noise", "white")
+        command("reconstruct", str(data / "particles.star"), *options, "--out", str(run))
         truth = ("--truth-star", str(data / "truth.star"), "--truth-map", str(data / "truth.mrc"))
         command("evaluate", str(run), *truth)
     found, summary = read_json(run / "evaluation.json"), read_json(run / "summary.json")
