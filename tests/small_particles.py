@@ -76,3 +76,16 @@ def simulate_spectra(
         noise=NoiseModel.white(n, box, torch.zeros(n, dtype=torch.long)),
     )
     return spectra, rotation
+
+
+def in_scale(
+    spectra: ParticleSpectra, density: Tensor, rotation: Tensor, shift_box: Tensor | None = None
+) -> Tensor:
+    """The density times what fits its views to the images best (least squares)."""
+    geometry = GridGeometry(box=density.shape[-1], radius=spectra.disc.radius, oversampling=2)
+    batch = spectra.batch(torch.arange(len(spectra)), spectra.disc.radius)
+    clean = central_slices(geometry.grid_of_density(density), rotation, batch.disc, 2)
+    if shift_box is not None:
+        clean = shift_row(clean, shift_box, batch.disc)
+    clean = clean * batch.ctf
+    return density * ((clean * batch.observed).sum() / clean.square().sum())

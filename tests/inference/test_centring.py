@@ -5,8 +5,10 @@ import torch
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.shifts import shift_row
-from cryogimbal.inference.centring import centred
-from tests.small_particles import PIXEL_SIZE_ANGSTROM, simulate_spectra
+from cryogimbal.inference.centring import centred, centres_from_density
+from cryogimbal.inference.memory_budget import MemoryBudget
+from cryogimbal.inference.mode_search import ModeSearch
+from tests.small_particles import PIXEL_SIZE_ANGSTROM, blob_density, in_scale, simulate_spectra
 
 
 def globule(box: int) -> torch.Tensor:
@@ -59,3 +61,16 @@ def test_images_that_say_nothing_are_left_where_they_are(
     assert centres is not None
     found = centres.shift_box
     assert float(found.square().mean().sqrt()) < 0.5 * float(shift.square().mean().sqrt())
+
+
+def test_a_density_tells_where_particles_are(box: int, generator: torch.Generator) -> None:
+    shift = 0.05 * torch.randn(200, 2, generator=generator).clamp(-2, 2)
+    density = blob_density(box, generator)
+    spectra, truth = simulate_spectra(density, 200, generator, signal_to_noise=0.3, shift_box=shift)
+    density = in_scale(spectra, density, truth, shift)
+    search = ModeSearch(radius=6.0, n_side=4, n_modes=1, shift_range_box=0.1)
+    budget = MemoryBudget.of_mebibytes(100)
+    found = centres_from_density(spectra, density, search, budget)
+    left = (found.shift_box - shift).square().mean().sqrt()
+    assert left < 0.6 * shift.square().mean().sqrt()
+    assert 0.5 < float(found.variance_box2.mean().sqrt() / left) < 2.0

@@ -1,9 +1,12 @@
 """Modes are what a plain search over the whole grid finds, apart from each other, best first."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
@@ -11,7 +14,7 @@ from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, find_modes, orientation_posterior
 from cryogimbal.rotations import geodesic_distance_deg, rotation_grid
 from tests.reference.posterior_sum import log_likelihoods_by_sums
-from tests.small_particles import blob_density, simulate_spectra
+from tests.small_particles import blob_density, in_scale, simulate_spectra
 
 SEARCH = ModeSearch(radius=6.0, n_side=4, n_modes=3)
 ROOMY = MemoryBudget.of_mebibytes(200)
@@ -22,13 +25,7 @@ def known(generator: torch.Generator) -> tuple[ParticleSpectra, Tensor, Tensor]:
     """Images with hardly any noise, the density in their scale, and the true rotations."""
     density = blob_density(20, generator)
     spectra, truth = simulate_spectra(density, 40, generator, signal_to_noise=4.0)
-    geometry = GridGeometry(box=20, radius=10.0, oversampling=2)
-    grid = geometry.grid_of_density(density)
-    everything = torch.arange(40)
-    batch = spectra.batch(everything, 10.0)
-    clean = central_slices(grid, truth, batch.disc, 2) * batch.ctf
-    scale = float((clean * batch.observed).sum() / clean.square().sum())
-    return spectra, density * scale, truth
+    return spectra, in_scale(spectra, density, truth), truth
 
 
 def test_the_best_mode_is_near_the_truth(known: tuple[ParticleSpectra, Tensor, Tensor]) -> None:
@@ -49,6 +46,23 @@ def test_modes_lie_apart_and_come_best_first(
         found = torch.isfinite(modes.residual[:, one] + modes.residual[:, other])
         distance = geodesic_distance_deg(modes.rotation[:, one], modes.rotation[:, other])
         assert float(distance[found].min()) > SEARCH.separation_deg / 2
+
+
+def test_shifts_are_looked_for_around_centres(generator: torch.Generator) -> None:
+    density = blob_density(20, generator)
+    shift = 0.12 * torch.nn.functional.normalize(torch.randn(40, 2, generator=generator))
+    spectra, truth = simulate_spectra(density, 40, generator, signal_to_noise=4.0, shift_box=shift)
+    density = in_scale(spectra, density, truth, shift)
+    nearby = replace(SEARCH, shift_range_box=0.05)
+    about = Centres(
+        shift_box=shift + 0.02 * torch.randn(40, 2, generator=generator).clamp(-1, 1),
+        variance_box2=torch.full((40,), 0.02**2),
+    )
+    around = find_modes(spectra, density, nearby, ROOMY, about)
+    without = find_modes(spectra, density, nearby, ROOMY)
+    assert around.shift_box is not None and without.shift_box is not None
+    assert float((around.shift_box[:, 0] - shift).norm(dim=1).median()) < 0.01
+    assert float((without.shift_box[:, 0] - shift).norm(dim=1).median()) > 0.04
 
 
 @pytest.mark.parametrize("mebibytes", [1, 2])

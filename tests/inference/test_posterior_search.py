@@ -56,6 +56,20 @@ def test_a_single_start_needs_no_agreement(generator: torch.Generator) -> None:
     assert "the only random start" in single.reason()
 
 
+def test_images_of_noise_take_a_start_to_its_largest_band_limit(
+    generator: torch.Generator,
+) -> None:
+    spectra, _ = simulate_spectra(blob_density(16, generator), 60, generator, signal_to_noise=1e-6)
+    config = replace(CONFIG, max_starts=2, agreement=1e-9, largest_radius=6.5)
+    noise = PosteriorSearch(spectra, torch.ones(16, 16, 16), config, seed=0)
+    records = list(noise.records())
+    assert len(records) > 2 * CONFIG.iterations
+    assert max(record.radius for record in records) == noise.radius == 6.5
+    # Each start begins where the first began.
+    assert [record.radius for record in records].count(CONFIG.start_radius) == 2
+    assert all(record.epoch < record.n_epochs for record in records)
+
+
 def test_tiles_of_the_expectation_do_not_show(generator: torch.Generator) -> None:
     spectra, _ = simulate_spectra(blob_density(16, generator), 60, generator, signal_to_noise=1.0)
     config = replace(CONFIG, max_starts=1, n_side=2)

@@ -239,13 +239,15 @@ class PosteriorSearch:
     def _finish_start(self, radius: float) -> None:
         """Score the densities on images that are the same for every start; keep the best.
 
-        Where this start went further than those before, they are scored again, up to there.
+        Those of earlier starts are scored again where they would not compare: after a start that went
+        further, and where the noise has changed.
         """
-        self.radius = max(self.radius, radius)
-        densities = [*(start.densities for start in self._finished), self.densities()]
-        self._densities, self._step_of_start = None, 0
+        densities, self._densities, self._step_of_start = self.densities(), None, 0
         self._places.reset()
-        self._finished = [self._scored(one) for one in densities]
+        if radius > self.radius or self._spectra.noise.estimated:
+            self.radius = max(self.radius, radius)
+            self._finished = [self._scored(start.densities) for start in self._finished]
+        self._finished.append(self._scored(densities))
         if self._has_enough_starts():
             self._densities = min(self._finished, key=lambda start: start.loss).densities
 
@@ -331,7 +333,8 @@ class PosteriorSearch:
 
     def _record(self, loss: Tensor, radius: float, sharing: float) -> EpochRecord:
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
-        n_steps = self._config.max_starts * self._config.iterations
+        # A start may take more steps than are planned.
+        n_steps = max(self._step, self._config.max_starts * self._config.iterations)
         if self._has_enough_starts():
             n_steps = self._step
         return EpochRecord(
