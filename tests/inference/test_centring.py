@@ -72,5 +72,5 @@ def test_a_density_tells_where_particles_are(box: int, generator: torch.Generato
     budget = MemoryBudget.of_mebibytes(100)
     found = centres_from_density(spectra, density, search, budget)
     left = (found.shift_box - shift).square().mean().sqrt()
-    assert left < 0.6 * shift.square().mean().sqrt()
+    assert left < 0.7 * shift.square().mean().sqrt()
     assert 0.5 < float(found.variance_box2.mean().sqrt() / left) < 2.0
