@@ -1,8 +1,12 @@
 """Images on a wrong pose are found among the others and brought to the right one."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.pose_fit import pose_fits
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
@@ -10,7 +14,14 @@ from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, prepared_density
 from cryogimbal.inference.pose_table import PoseTable
-from cryogimbal.inference.rescue import MOST_SEARCHES, OutlierSearch, misfits, search_again
+from cryogimbal.inference.rescue import (
+    MOST_SEARCHES,
+    OutlierSearch,
+    faint_images,
+    misfits,
+    near_usual_places,
+    search_again,
+)
 from cryogimbal.rotations import geodesic_distance_deg, random_rotations
 from tests.small_particles import blob_density, simulate_spectra
 
@@ -96,3 +107,41 @@ def test_an_image_is_searched_no_more_often_than_it_is_worth(generator: torch.Ge
     outliers = again
     assert [found() for _ in range(MOST_SEARCHES - 1)] == [first] * (MOST_SEARCHES - 1)
     assert found() == 0
+
+
+def test_a_wrong_pose_is_faint_where_it_has_lowered_the_strength(
+    generator: torch.Generator,
+) -> None:
+    spectra, density, truth, wrong = images_with_wrong_poses(generator)
+    far = (geodesic_distance_deg(truth, wrong) > 40).nonzero()[:, 0]
+    estimated = replace(spectra, noise=replace(spectra.noise, estimated=True))
+    table, everything = PoseTable.starting_at(wrong), torch.arange(N)
+    prepared = prepared_density(spectra, density, SEARCH.radius, 2)
+    batch = spectra.batch(everything, SEARCH.radius)
+    residual, power = pose_fits(prepared, table.best_of(everything), batch)
+    strength = (batch.observed.square().sum(1) - residual + power) / 2
+    # What least squares says of each particle, as far as strengths may go.
+    estimated.noise.scale.copy_((strength / power).clamp(0.1, 2.0))
+    found = faint_images(estimated, density, table, SEARCH.radius)
+    assert set(far.tolist()) <= set(found.tolist())
+    assert len(found) < 0.4 * N
+
+
+@pytest.mark.parametrize("spread_px", [0.2, 30.0])
+def test_shifts_are_looked_for_where_particles_usually_are(
+    spread_px: float, generator: torch.Generator
+) -> None:
+    spectra, _, truth, _ = images_with_wrong_poses(generator)
+    search = replace(SEARCH, shift_range_box=0.2)
+    usual, before = torch.tensor([0.02, -0.03]), 0.1 * torch.randn(N, 2, generator=generator)
+    centres = Centres(shift_box=before, variance_box2=torch.zeros(N))
+    spread = spread_px / 20 * torch.randn(N, 2, generator=generator)
+    table = PoseTable.starting_at(truth, usual + spread - before)
+    found, places = near_usual_places(search, replace(spectra, centres=centres), table)
+    if spread_px > 4:
+        assert places is None and found == search
+        return
+    assert places is not None
+    torch.testing.assert_close(places.shift_box + before, usual.expand(N, 2), atol=0.005, rtol=0)
+    inside = (spread.norm(dim=1) < found.shift_range_box).float().mean()
+    assert inside > 0.95 and found.shift_range_box < search.shift_range_box

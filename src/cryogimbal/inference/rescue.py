@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cryogimbal.imaging.centres import Centres
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.pose_fit import pose_fits
+from cryogimbal.imaging.shift_search import SPACING_PERIODS
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import HartleyVolume
 from cryogimbal.inference.memory_budget import MemoryBudget
@@ -28,6 +30,10 @@ NORMAL_OVER_MAD = 1.4826
 IMAGES_AT_ONCE = 1024
 # What was not found in so many searches is not there to be found: most outliers are chance or junk.
 MOST_SEARCHES = 3
+# Robust standard deviations of the stack's displacements within which one is looked for.
+SHIFT_DEVIATIONS = 3.0
+# The same below it for what an image explains beside a particle of strength 1.
+FAINT_DEVIATIONS = 1.0
 
 
 class OutlierSearch:
@@ -56,6 +62,11 @@ class OutlierSearch:
         )
         density = self._volume.density()
         index = misfits(self._spectra, density, table, search.radius)
+        _, centres = near_usual_places(search, self._spectra, table)
+        if centres is not None and self._spectra.noise.estimated:
+            # Affordable where few shifts are compared.
+            faint = faint_images(self._spectra, density, table, search.radius)
+            index = torch.cat([index, faint]).unique()
         index = index[self._n_searches[index] < MOST_SEARCHES]
         self._n_searches[index] += 1
         search_again(self._spectra, density, table, index, search, self._budget)
@@ -78,13 +89,37 @@ def search_again(
     search: ModeSearch,
     budget: MemoryBudget,
 ) -> None:
-    """Search some images over all orientations.
+    """Search some images over all orientations, and where the stack's particles usually are.
 
     What is found stands beside the pose that the image had, until both have been compared.
     """
     if len(index) > 0:
-        modes = find_modes(spectra.subset(index), density, search, budget)
+        search, centres = near_usual_places(search, spectra, table)
+        nearby = None if centres is None else centres[index]
+        modes = find_modes(spectra.subset(index), density, search, budget, nearby)
         table.challenge(index, nearest_to(table.best_of(index), modes, search.group))
+
+
+def near_usual_places(
+    search: ModeSearch, spectra: ParticleSpectra, table: PoseTable
+) -> tuple[ModeSearch, Centres | None]:
+    """Shifts looked for no farther from the usual one than those found so far spread.
+
+    Most images have the right pose by now, and theirs say where particles are in their boxes; a noisy
+    image agrees with something at any other place.
+    """
+    shift = table.best_shift_box()
+    if shift is None:
+        return search, None
+    before = torch.zeros_like(shift) if spectra.centres is None else spectra.centres.shift_box
+    place = shift + before
+    usual = place.median(dim=0).values
+    spread = NORMAL_OVER_MAD * float((place - usual).abs().median())
+    range_box = max(SHIFT_DEVIATIONS * spread, SPACING_PERIODS / search.radius)
+    if range_box >= search.shift_range_box:
+        return search, None
+    centres = Centres(shift_box=usual - before, variance_box2=torch.zeros_like(shift[:, 0]))
+    return replace(search, shift_range_box=range_box), centres
 
 
 def nearest_to(best: Hypotheses, modes: Modes, group: SymmetryGroup) -> Modes:
@@ -108,14 +143,46 @@ def misfits(
     variance ``4 P`` (noise 1 per coefficient); at a wrong one it is far less, even negative. The
     deviations are measured against the stack's own median and spread, for no scale is ever exact.
     """
+    own, _ = _deviations(spectra, density, table, radius)
+    return _below(own, OUTLIER_DEVIATIONS)
+
+
+def faint_images(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    table: PoseTable,
+    radius: float,
+) -> Int[Tensor, " faint"]:
+    """Images that explain little of what a particle of strength 1 would.
+
+    Where each particle's strength is estimated, that of a wrong pose becomes so low that it predicts no
+    more than it explains, and is no misfit.
+    """
+    _, usual = _deviations(spectra, density, table, radius)
+    return _below(usual, FAINT_DEVIATIONS)
+
+
+def _deviations(
+    spectra: ParticleSpectra,
+    density: Float[Tensor, "box box box"],
+    table: PoseTable,
+    radius: float,
+) -> Float[Tensor, "2 particle"]:
+    """What poses explain beyond what they predict, at each particle's own strength and at 1."""
     prepared = prepared_density(spectra, density, radius, REFINEMENT_OVERSAMPLING)
-    deviation = []
+    parts = []
     for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
-        batch = spectra.batch(index, radius)
+        batch, scale = spectra.batch(index, radius), spectra.noise.scale[index]
         residual, power = pose_fits(prepared, table.best_of(index), batch)
-        explained = batch.observed.square().sum(1) - residual
-        deviation.append((explained - power) / (2 * power.sqrt()))
-    deviations = torch.cat(deviation)
-    centred = deviations - deviations.median()
+        strength = (batch.observed.square().sum(1) - residual + power) / 2
+        both = torch.stack([strength - power, strength - power / scale])
+        parts.append(both / power.sqrt())
+    return torch.cat(parts, dim=1)
+
+
+def _below(
+    deviation: Float[Tensor, " particle"], robust_deviations: float
+) -> Int[Tensor, " outlier"]:
+    centred = deviation - deviation.median()
     spread = NORMAL_OVER_MAD * centred.abs().median()
-    return (centred < -OUTLIER_DEVIATIONS * spread).nonzero()[:, 0]
+    return (centred < -robust_deviations * spread).nonzero()[:, 0]
