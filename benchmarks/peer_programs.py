@@ -3,7 +3,6 @@
 Every program writes poses and a map every so often; the times of those files are the timeline.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,12 @@ from peer_cryodrgn import (
     cryodrgn_snapshots,
     none_written,
     read_cryodrgn,
+)
+from peer_cryogimbal import (
+    cryogimbal_commands,
+    cryogimbal_snapshots,
+    keep_checkpoints,
+    read_cryogimbal,
 )
 from peer_task import Program, SeenPoses, Snapshot, Task, executable
 
@@ -84,27 +89,6 @@ def read_relion(path: Path) -> SeenPoses:
     return SeenPoses(index=torch.from_numpy(image_names(table).section[seen]), poses=poses)
 
 
-def cryogimbal_commands(task: Task) -> list[list[str]]:
-    """One run of this project; that particles are centred and noise is white is told to all programs."""
-    program = [sys.executable, "-m", "cryogimbal.cli.main", "reconstruct", "particles.star"]
-    options = ["--preset", task.preset, "--seed", str(task.seed), "--out", str(task.out / "run")]
-    return [[*program, *options, "--shifts", "none", "--noise", "white"]]
-
-
-def cryogimbal_snapshots(out: Path) -> list[Snapshot]:
-    """The result alone."""
-    run = out / "run"
-    if not (run / "particles.star").exists():
-        return []
-    return [Snapshot(step=0, poses=run / "particles.star", density=run / "map.mrc")]
-
-
-def read_all(path: Path) -> SeenPoses:
-    """Poses of a table whose images are all there, in order."""
-    poses = read_poses(path)
-    return SeenPoses(index=torch.arange(len(poses)), poses=poses)
-
-
 def not_extrapolated(task: Task) -> None:
     """No time for the rest of a schedule whose steps grow dearer as it goes on."""
 
@@ -113,8 +97,9 @@ PROGRAMS = {
     "cryogimbal": Program(
         commands=cryogimbal_commands,
         snapshots=cryogimbal_snapshots,
-        read=read_all,
+        read=read_cryogimbal,
         full_seconds=not_extrapolated,
+        keep=keep_checkpoints,
     ),
     "relion": Program(
         commands=relion_commands,

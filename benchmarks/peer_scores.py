@@ -33,17 +33,19 @@ def score(program: Program, task: Task, ran: dict[str, Any]) -> dict[str, Any]:
 
 def _map_score(program: Program, task: Task, snapshot: Snapshot) -> dict[str, Any]:
     """FSC by the better of two alignments: begun from that of the poses, and of the maps alone."""
-    estimated, truth = _results(program, task, snapshot)
+    estimated, truth = _poses(program, task, snapshot)
+    assert snapshot.density is not None
+    true_density = read_density(task.stack / "truth.mrc")
+    # Not every program keeps the voxel size in the headers of its maps.
+    density = read_density(snapshot.density, true_density.voxel_size_angstrom)
+    estimated, truth = replace(estimated, density=density), replace(truth, density=true_density)
     by_poses = evaluate_against_truth(estimated, truth).to_dict()
     alone = evaluate_against_truth(replace(estimated, poses=None), truth).to_dict()
     return max(by_poses, alone, key=lambda found: sum(found["fsc"]["correlation"]))
 
 
 def _errors(program: Program, task: Task, snapshot: Snapshot, started: float) -> dict[str, Any]:
-    estimated, truth = _results(program, task, snapshot)
-    found = evaluate_against_truth(
-        replace(estimated, density=None), replace(truth, density=None)
-    ).to_dict()
+    found = evaluate_against_truth(*_poses(program, task, snapshot)).to_dict()
     line = {
         "step": snapshot.step,
         "seconds": snapshot.written - started,
@@ -55,16 +57,11 @@ def _errors(program: Program, task: Task, snapshot: Snapshot, started: float) ->
     return line
 
 
-def _results(program: Program, task: Task, snapshot: Snapshot) -> tuple[Result, Result]:
+def _poses(program: Program, task: Task, snapshot: Snapshot) -> tuple[Result, Result]:
+    """Those of a snapshot, and the true ones of the same images."""
     seen = program.read(snapshot.poses)
     true_poses = read_poses(task.stack / "truth.star")[seen.index]
-    true_density = read_density(task.stack / "truth.mrc")
-    # Not every program keeps the voxel size in the headers of its maps.
-    density = read_density(snapshot.density, true_density.voxel_size_angstrom)
-    return (
-        Result(poses=seen.poses, density=density),
-        Result(poses=true_poses, density=true_density),
-    )
+    return Result(poses=seen.poses, density=None), Result(poses=true_poses, density=None)
 
 
 def record(
@@ -100,13 +97,16 @@ def own_error(timeline: list[dict[str, Any]]) -> dict[str, Any]:
 
 def compared(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """How many times sooner we are at their error, and how far our FSC is below theirs at most."""
-    seconds = ours["seconds"]
     if not theirs["timeline"]:
         full = theirs["full_seconds"]
-        return ["–" if full is None else f"{full / seconds:.0f} (extrapolated)", "–"]
-    last, own = theirs["timeline"][-1], own_error(theirs["timeline"])
-    reached = ours["timeline"][-1]["median_deg"] <= last["median_deg"]
-    ratio = f"{own['seconds'] / seconds:.1f}" if reached else "not reached"
+        whole = ours["seconds"]
+        return ["–" if full is None else f"{full / whole:.0f} (extrapolated)", "–"]
+    error = theirs["timeline"][-1]["median_deg"]
+    reached = next((line for line in ours["timeline"] if line["median_deg"] <= error), None)
+    ratio = "not reached"
+    if reached is not None:
+        sooner = own_error(theirs["timeline"])["seconds"] / reached["seconds"]
+        ratio = f"{sooner:.1f} ({reached['seconds']:.0f} s)"
     below = largest_deficit(ours["fsc"]["correlation"], theirs["fsc"]["correlation"])
     return [ratio, f"{below:.3f}"]
 

@@ -31,12 +31,14 @@ class Snapshot:
 
     step: int
     poses: Path
-    density: Path
+    density: Path | None = None
+    """None where poses alone can be had; the last snapshot has one."""
 
     @property
     def written(self) -> float:
         """Time of the later of the two files, in seconds since the epoch."""
-        return max(self.poses.stat().st_mtime, self.density.stat().st_mtime)
+        files = [self.poses] if self.density is None else [self.poses, self.density]
+        return max(file.stat().st_mtime for file in files)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,10 @@ class SeenPoses:
 
     index: torch.Tensor
     poses: PoseSet
+
+
+def nothing_to_keep(out: Path) -> None:
+    """What a program writes on its way stays where it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,8 @@ class Program:
     read: Callable[[Path], SeenPoses]
     full_seconds: Callable[[Task], float | None]
     """Time of the whole schedule by the rates in a program's log, where it was not run to its end."""
+    keep: Callable[[Path], None] = nothing_to_keep
+    """Called again and again while the program runs, with the task's folder."""
 
 
 def executable(task: Task, name: str) -> str:
