@@ -17,13 +17,9 @@ from cryogimbal.imaging.slices import PreparedGrid, central_slices
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
 from cryogimbal.inference.auto_encoding import AutoEncoding
-from cryogimbal.inference.config import (
-    AutoEncodingConfig,
-    BandConfig,
-    EncoderConfig,
-    SwitchConfig,
-)
+from cryogimbal.inference.config import EncoderConfig
 from cryogimbal.inference.config_heads import RowEncoderConfig
+from cryogimbal.inference.config_stages import AutoEncodingConfig, BandConfig, SwitchConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.gauss_newton import FIRST_DAMPING, gauss_newton
 from cryogimbal.inference.posterior import fast_dtype, log_likelihoods

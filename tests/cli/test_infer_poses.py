@@ -10,8 +10,8 @@ from cryogimbal.cli.taught_encoder import write_encoder
 from cryogimbal.data.density import DensityMap
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.spectra import read_spectra
-from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
 from cryogimbal.io.mrc import read_density, write_density

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.head_training import HeadTraining, new_row_encoder
 from cryogimbal.inference.records import EpochRecord

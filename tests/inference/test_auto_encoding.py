@@ -9,14 +9,10 @@ from cryogimbal.imaging.model import ImageModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
 from cryogimbal.inference.auto_encoding import SEPARATION_DEG, AutoEncoding, encoder_modes
-from cryogimbal.inference.config import (
-    AutoEncodingConfig,
-    BandConfig,
-    EncoderConfig,
-    PosteriorConfig,
-    SwitchConfig,
-)
+from cryogimbal.inference.config import EncoderConfig
 from cryogimbal.inference.config_heads import RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
+from cryogimbal.inference.config_stages import AutoEncodingConfig, BandConfig, SwitchConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.loss import loss_of, squared_residual

@@ -15,7 +15,8 @@ from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.class_runs import ClassRuns
 from cryogimbal.inference.class_sorting import ClassSorting, best_poses, classes_kept
-from cryogimbal.inference.config import PosteriorConfig, ReconstructionConfig
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch
 from cryogimbal.inference.posterior import (

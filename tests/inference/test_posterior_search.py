@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cryogimbal.errors import InputError
-from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.posterior_search import PosteriorSearch
 from tests.small_particles import blob_density, simulate_spectra
 

@@ -10,17 +10,15 @@ import torch
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.inference.config import (
+from cryogimbal.inference.config import EncoderConfig, ReconstructionConfig, VolumeConfig
+from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
+from cryogimbal.inference.config_stages import (
     AutoDecodingConfig,
     AutoEncodingConfig,
     BandConfig,
-    EncoderConfig,
-    PosteriorConfig,
-    ReconstructionConfig,
     SwitchConfig,
-    VolumeConfig,
 )
-from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
 from cryogimbal.inference.records import EpochRecord, Record, SwitchRecord
 from cryogimbal.rotations import rotvec_to_rotation

@@ -12,13 +12,10 @@ from torch import Tensor
 
 from cryogimbal.fourier.shells import radius_grid
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.inference.config import (
-    AutoDecodingConfig,
-    BandConfig,
-    PosteriorConfig,
-    ReconstructionConfig,
-)
+from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
+from cryogimbal.inference.config_stages import AutoDecodingConfig, BandConfig
 from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
 from cryogimbal.inference.records import NoticeRecord, SwitchRecord
 from cryogimbal.inference.restarts import MOST_RESTARTS, RestartingRun, config_of_attempt

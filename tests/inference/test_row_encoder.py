@@ -13,8 +13,8 @@ from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES, plane_symmetries
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference import precision
-from cryogimbal.inference.config import PosteriorConfig
 from cryogimbal.inference.config_heads import RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.row_encoder import (
     RowEncoder,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.search_schedule import SearchSchedule
 
 CONFIG = PosteriorConfig(

@@ -1,6 +1,6 @@
 """The switch is decided by what the run measures."""
 
-from cryogimbal.inference.config import SwitchConfig
+from cryogimbal.inference.config_stages import SwitchConfig
 from cryogimbal.inference.records import EpochRecord
 from cryogimbal.inference.switching import SwitchRule
 

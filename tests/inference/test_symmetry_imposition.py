@@ -20,13 +20,10 @@ from cryogimbal.evaluation.symmetric_density import symmetrise_density
 from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.spectra import ParticleSpectra
-from cryogimbal.inference.config import (
-    AutoDecodingConfig,
-    BandConfig,
-    PosteriorConfig,
-    ReconstructionConfig,
-)
+from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig, RowEncoderConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
+from cryogimbal.inference.config_stages import AutoDecodingConfig, BandConfig
 from cryogimbal.inference.head_training import HeadTraining, RenderedPoses, new_row_encoder
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.mode_search import ModeSearch, find_modes

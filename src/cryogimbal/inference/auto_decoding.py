@@ -15,7 +15,7 @@ from torch import Tensor
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.calibration import recalibrate
-from cryogimbal.inference.config import AutoDecodingConfig
+from cryogimbal.inference.config_stages import AutoDecodingConfig
 from cryogimbal.inference.epochs import EpochProgress
 from cryogimbal.inference.pose_steps import PoseSteps
 from cryogimbal.inference.pose_table import PoseTable

@@ -13,7 +13,7 @@ from cryogimbal.imaging.pose_fit import hypotheses_of
 from cryogimbal.imaging.shift_search import best_shifts, shift_grid
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import Decoder, HartleyVolume
-from cryogimbal.inference.config import AutoEncodingConfig
+from cryogimbal.inference.config_stages import AutoEncodingConfig
 from cryogimbal.inference.encoder import PoseEncoder
 from cryogimbal.inference.epochs import EpochProgress
 from cryogimbal.inference.loss import best_head, compared, loss_of, residual_named

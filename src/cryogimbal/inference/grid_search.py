@@ -13,7 +13,7 @@ from cryogimbal.imaging.backprojection import (
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry
-from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.rotations import rotation_grid
 

@@ -23,7 +23,7 @@ from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.symmetrisation import rotations_off_grid, sum_on_grid
 from cryogimbal.imaging.volume import GridGeometry
-from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.followed_shifts import FollowedShifts
 from cryogimbal.inference.grid_search import OVERSAMPLING, solve_lightly
 from cryogimbal.inference.memory_budget import MemoryBudget

@@ -8,16 +8,14 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from cryogimbal.errors import InputError
-from cryogimbal.inference.config import (
+from cryogimbal.inference.config import EncoderConfig, ReconstructionConfig, VolumeConfig
+from cryogimbal.inference.config_heads import HeadTrainingConfig
+from cryogimbal.inference.config_stages import (
     AutoDecodingConfig,
     AutoEncodingConfig,
     BandConfig,
-    EncoderConfig,
-    ReconstructionConfig,
     SwitchConfig,
-    VolumeConfig,
 )
-from cryogimbal.inference.config_heads import HeadTrainingConfig
 
 Options = TypeVar("Options")
 # TOML has no null.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cryogimbal.inference.config import PosteriorConfig
+from cryogimbal.inference.config_posterior import PosteriorConfig
 
 # Fraction of the planned steps after which band limit and temperature have reached their ends.
 ANNEALED_AT = 0.8

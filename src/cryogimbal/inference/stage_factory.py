@@ -22,7 +22,8 @@ from cryogimbal.inference.auto_encoding import AutoEncoding
 from cryogimbal.inference.centring import centres_from_density
 from cryogimbal.inference.class_sorting import ClassSorting
 from cryogimbal.inference.confidence import measure_confidence
-from cryogimbal.inference.config import BandConfig, ReconstructionConfig
+from cryogimbal.inference.config import ReconstructionConfig
+from cryogimbal.inference.config_stages import BandConfig
 from cryogimbal.inference.encoder import PoseEncoder, initialise
 from cryogimbal.inference.grid_search import density_of_poses
 from cryogimbal.inference.head_training import HeadTraining, RenderedPoses, new_row_encoder

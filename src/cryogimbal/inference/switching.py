@@ -7,7 +7,7 @@ as a loss that no longer improves while poses keep trembling by a steady small a
 
 from dataclasses import dataclass, field
 
-from cryogimbal.inference.config import SwitchConfig
+from cryogimbal.inference.config_stages import SwitchConfig
 from cryogimbal.inference.records import EpochRecord
 
 
