@@ -24,8 +24,9 @@ from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import READ_BATCH, ParticleSpectra, Preprocessing, read_spectra
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig
-from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import StepRecord
+from cryogimbal.inference.start_and_result import StartingPoint
 from cryogimbal.io.star import read_particles, read_poses
 from cryogimbal.simulation.noise import noise_power
 

@@ -15,8 +15,9 @@ from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.half_sets import HalfSetRuns, config_of_half, drawn_half_sets
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import NoticeRecord, Record
+from cryogimbal.inference.start_and_result import Reconstruction, StartingPoint
 from cryogimbal.rotations import mirror_rotation, random_rotations
 from tests.evaluation.gaussians import (
     VOXEL_SIZE_ANGSTROM,

@@ -19,8 +19,9 @@ from cryogimbal.inference.config_stages import (
     BandConfig,
     SwitchConfig,
 )
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import EpochRecord, Record, SwitchRecord
+from cryogimbal.inference.start_and_result import Reconstruction, StartingPoint
 from cryogimbal.rotations import rotvec_to_rotation
 from tests.small_particles import blob_density, simulate_spectra
 

@@ -16,10 +16,11 @@ from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.config_heads import HeadTrainingConfig
 from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.config_stages import AutoDecodingConfig, BandConfig
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import NoticeRecord, SwitchRecord
 from cryogimbal.inference.restarts import MOST_RESTARTS, RestartingRun, config_of_attempt
 from cryogimbal.inference.result_state import reconstruction_from_state, reconstruction_to_state
+from cryogimbal.inference.start_and_result import Reconstruction, StartingPoint
 from tests.small_particles import blob_density, simulate_spectra
 
 TINY = ReconstructionConfig(

@@ -30,9 +30,10 @@ from cryogimbal.inference.mode_search import ModeSearch, find_modes
 from cryogimbal.inference.modes import Modes
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.posterior_search import PoseSpace, PosteriorSearch
-from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import NoticeRecord, SwitchRecord
 from cryogimbal.inference.rescue import nearest_to
+from cryogimbal.inference.start_and_result import StartingPoint
 from cryogimbal.inference.symmetry_imposition import table_on_axes
 from cryogimbal.rotations import (
     geodesic_distance_deg,
@@ -128,6 +129,17 @@ def test_axes_are_found_and_the_particle_is_kept_to_them(
         torch.eye(3).double(),
     )
     assert on_axes < 4
+
+
+def test_axes_are_looked_for_as_far_as_the_search_has_come(generator: torch.Generator) -> None:
+    spectra, density, _, _ = images_of("D2", 20, generator)
+    config = replace(TINY, symmetry="D2", posterior=replace(TINY.posterior, end_radius=4.0))
+    width_angstrom = BOX * spectra.pixel_size_angstrom
+    for radius in (4.0, 7.0):
+        run = ReconstructionRun(spectra, config, StartingPoint())
+        run._decoding_from_map(density, radius)
+        told = run.state_dict()["pending"][0]["text"]
+        assert f"up to {width_angstrom / radius:.1f} Å" in told
 
 
 def test_a_group_that_the_particle_does_not_have_is_not_imposed(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryogimbal.cli.prepare import PreparedInput
 from cryogimbal.inference.class_runs import Classes
-from cryogimbal.inference.reconstruct import Reconstruction
+from cryogimbal.inference.start_and_result import Reconstruction
 from cryogimbal.io.class_files import ClassFiles
 
 

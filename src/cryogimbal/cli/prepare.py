@@ -20,7 +20,7 @@ from cryogimbal.imaging.spectra import ParticleSpectra, Preprocessing, read_spec
 from cryogimbal.inference.centring import centred
 from cryogimbal.inference.class_sorting import LEAST_IMAGES_OF_A_CLASS
 from cryogimbal.inference.config import ReconstructionConfig
-from cryogimbal.inference.reconstruct import StartingPoint
+from cryogimbal.inference.start_and_result import StartingPoint
 from cryogimbal.io.mrc import read_density
 from cryogimbal.io.star import read_particles, read_poses
 from cryogimbal.io.star_table import StarTable

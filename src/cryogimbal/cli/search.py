@@ -6,8 +6,9 @@ from cryogimbal.inference.centring import centred
 from cryogimbal.inference.class_runs import Classes, ClassRuns
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.half_sets import HalfSetRuns, config_of_half
-from cryogimbal.inference.reconstruct import ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.restarts import MOST_RESTARTS, RestartingRun, config_of_attempt
+from cryogimbal.inference.start_and_result import StartingPoint
 
 Search = RestartingRun | HalfSetRuns | ClassRuns
 

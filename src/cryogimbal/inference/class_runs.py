@@ -21,10 +21,11 @@ from cryogimbal.inference.class_sorting import ClassSorting
 from cryogimbal.inference.config import ReconstructionConfig
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.posterior_search import PosteriorSearch
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun, StartingPoint
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import Record, SwitchRecord
 from cryogimbal.inference.result_state import reconstruction_from_state, reconstruction_to_state
 from cryogimbal.inference.stage_factory import StageFactory
+from cryogimbal.inference.start_and_result import Reconstruction, StartingPoint
 from cryogimbal.symmetry import NO_SYMMETRY, symmetry_group
 
 

@@ -130,16 +130,15 @@ class ClassSorting:
 
     def _density_of(self, chosen: Tensor, modes: Modes, radius: float) -> Tensor:
         """Map of the images of one class at their best poses."""
-        index = chosen.nonzero()[:, 0]
         shift = modes.shift_box
-        table = PoseTable.starting_at(
-            modes.rotation[index, 0], None if shift is None else shift[index, 0]
-        )
+        table = PoseTable.starting_at(modes.rotation[:, 0], None if shift is None else shift[:, 0])
         geometry = GridGeometry(
             box=self._spectra.disc.box, radius=radius, oversampling=OVERSAMPLING
         )
-        part = self._spectra.subset(index)
-        return density_of_poses(part, table, geometry, IMAGES_AT_ONCE) * self._mask
+        found = density_of_poses(
+            self._spectra, table, geometry, IMAGES_AT_ONCE, index=chosen.nonzero()[:, 0]
+        )
+        return found * self._mask
 
     def _radius(self, number: int) -> float:
         """Band limit of a round; the first two have that of the search."""

@@ -1,7 +1,7 @@
 """Maps from poses, for all images at once, and maps brought to the scale of the images."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.errors import InputError
@@ -37,18 +37,26 @@ def density_of_poses(
     table: PoseTable,
     geometry: GridGeometry,
     tile: int,
+    *,
+    index: Int[Tensor, " chosen"] | None = None,
 ) -> Float[Tensor, "box box box"]:
-    """Back-projection of all images at their best poses, up to the geometry's radius."""
+    """Back-projection of images at their best poses, up to the geometry's radius.
+
+    Parameters
+    ----------
+    tile
+        Images at a time.
+    index
+        Images of the stack, and of the table, that count; none: all.
+    """
+    if index is None:
+        index = torch.arange(len(spectra), device=spectra.device)
     statistics = SufficientStatistics.zeros(geometry, spectra.device)
-    for index in _tiles(spectra, tile):
-        batch = spectra.batch(index, geometry.radius)
-        share = torch.ones(len(index), device=spectra.device)
-        statistics.add_hypotheses(batch, table.best_of(index), share, geometry.oversampling)
+    for part in index.split(tile):
+        batch = spectra.batch(part, geometry.radius)
+        share = torch.ones(len(part), device=spectra.device)
+        statistics.add_hypotheses(batch, table.best_of(part), share, geometry.oversampling)
     return solve_lightly(statistics, geometry)
-
-
-def _tiles(spectra: ParticleSpectra, size: int) -> tuple[Tensor, ...]:
-    return torch.arange(len(spectra), device=spectra.device).split(size)
 
 
 def scaled_to_images(

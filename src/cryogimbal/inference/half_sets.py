@@ -18,10 +18,10 @@ from cryogimbal.evaluation.alignment import align_pose_frame
 from cryogimbal.evaluation.half_alignment import HalfAlignment, align_half_map
 from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.inference.config import ReconstructionConfig
-from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.inference.records import Record
 from cryogimbal.inference.result_state import reconstruction_from_state, reconstruction_to_state
 from cryogimbal.inference.seeding import generator_for
+from cryogimbal.inference.start_and_result import Reconstruction
 
 # Of fewer images a half-map shows too little for a resolution to mean anything.
 LEAST_IMAGES = 100

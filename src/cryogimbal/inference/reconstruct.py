@@ -10,22 +10,18 @@ stage 2 where they did not show; from then on the particle is kept symmetric.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryogimbal.data.confidence import Confidence
 from cryogimbal.data.density import DensityMap
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.evaluation.collapse import signs_in_map, signs_in_poses
-from cryogimbal.evaluation.fsc import FscCurve
-from cryogimbal.evaluation.half_alignment import HalfAlignment
 from cryogimbal.evaluation.symmetry_axes import SymmetryAxes, find_symmetry_axes
 from cryogimbal.fourier.resample import centred_by_mass
-from cryogimbal.imaging.noise import NoiseModel
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.auto_decoding import AutoDecoding, Closing
 from cryogimbal.inference.auto_encoding import AutoEncoding, encoder_modes
@@ -46,8 +42,8 @@ from cryogimbal.inference.row_encoder import (
     row_encoder_to_state,
 )
 from cryogimbal.inference.stage_factory import StageFactory
+from cryogimbal.inference.start_and_result import Reconstruction, StartingPoint
 from cryogimbal.inference.symmetry_imposition import (
-    NOTHING_IMPOSED,
     Imposition,
     density_on_axes,
     table_on_axes,
@@ -78,40 +74,6 @@ class Stage(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartingPoint:
-    """What is known beforehand; whatever is given replaces the search for it."""
-
-    density: Float[Tensor, "box box box"] | None = None
-    """At the working box, in any scale."""
-    poses: PoseSet | None = None
-    """Shifts count only where they are estimated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reconstruction:
-    """What a finished run has found."""
-
-    poses: PoseSet
-    """Shifts are 0 where particles were taken as centred, or had been centred before."""
-    density: DensityMap
-    half_map_fsc: FscCurve | None
-    noise: NoiseModel
-    """Of the images, and the scale of each particle."""
-    encoder: RowEncoder | None
-    """Taught from the density; none where that was not asked for."""
-    confidence: Confidence | None = None
-    """Of every particle; none for a handful of images."""
-    symmetry: Imposition = NOTHING_IMPOSED
-    """The group that the user has named, and whether it is imposed."""
-    half_alignment: HalfAlignment | None = None
-    """How the second of two independent halves was brought to the frame of the first."""
-    signs_of_collapse: tuple[str, ...] = ()
-    """What shows that this is no structure, one sentence each; none where nothing does."""
-    n_restarts: int = 0
-    """How often the search has failed and begun again with another seed."""
 
 
 class ReconstructionRun:
@@ -244,7 +206,7 @@ class ReconstructionRun:
             table = self._table_of(start.poses)
             if density is None:
                 density = self._factory.density_of_poses(table, self._volume)
-            return self._decoding(*self._on_axes(density, table))
+            return self._decoding(*self._on_axes(density, table, self._planned_angstrom))
         if density is not None:
             return self._decoding_from_map(density, self._config.posterior.end_radius)
         if self._config.start == "encoder":
@@ -263,8 +225,8 @@ class ReconstructionRun:
             return self._after_auto_encoding(stage)
         assert self._table is not None
         if isinstance(stage, AutoDecoding) and self._symmetry.is_sought:
-            fsc = stage.update.half_map_fsc
-            density, table = self._on_axes(self._volume.density(), self._table, fsc)
+            limit = self._trusted_angstrom(stage)
+            density, table = self._on_axes(self._volume.density(), self._table, limit)
             if self._symmetry.imposed:
                 return self._decoding(density, table)
         if isinstance(stage, HeadTraining):
@@ -285,7 +247,9 @@ class ReconstructionRun:
             shift_range_box=self._config.shift_range_box,
         )
         encoded, self._volume = self._volume, self._factory.decoding_volume()
-        density, table = self._on_axes(encoded.density(), PoseTable.of_modes(modes))
+        density, table = self._on_axes(
+            encoded.density(), PoseTable.of_modes(modes), self._planned_angstrom
+        )
         if encoded.geometry == self._volume.geometry and not self._symmetry.imposed:
             # The factors go on as they are, not only their product.
             self._volume = encoded
@@ -298,37 +262,44 @@ class ReconstructionRun:
     ) -> AutoDecoding:
         """Stage 2 from a density alone, which can be trusted up to a band limit."""
         if self._symmetry.is_sought:
-            density, _ = self._sought(density, None)
+            density, _ = self._sought(density, self._box_angstrom / radius)
         return self._decoding(density, self._factory.table_of_modes(density, radius))
 
+    @property
+    def _planned_angstrom(self) -> float:
+        """Resolution to which a map is searched for, unless that takes more."""
+        return self._box_angstrom / self._config.posterior.end_radius
+
+    def _trusted_angstrom(self, stage: AutoDecoding) -> float:
+        """Resolution up to which the map of auto-decoding can be relied on."""
+        fsc = stage.update.half_map_fsc
+        if fsc is None:
+            return self._planned_angstrom
+        return fsc.resolution_angstrom(0.5)
+
     def _on_axes(
-        self,
-        density: Float[Tensor, "box box box"],
-        table: PoseTable,
-        half_map_fsc: FscCurve | None = None,
+        self, density: Float[Tensor, "box box box"], table: PoseTable, limit_angstrom: float
     ) -> tuple[Float[Tensor, "box box box"], PoseTable]:
         """Density and poses in the frame of the group; as they are where its axes are not found."""
         if not self._symmetry.is_sought:
             return density, table
-        density, axes = self._sought(density, half_map_fsc)
+        density, axes = self._sought(density, limit_angstrom)
         if self._symmetry.imposed:
             table = table_on_axes(table, axes.alignment, self._box_angstrom)
         return density, table
 
     def _sought(
-        self, density: Float[Tensor, "box box box"], half_map_fsc: FscCurve | None
+        self, density: Float[Tensor, "box box box"], limit_angstrom: float
     ) -> tuple[Float[Tensor, "box box box"], SymmetryAxes]:
         """Look for the axes of the group up to where the map can be trusted; the map on them."""
-        pixel_size = self._spectra.pixel_size_angstrom
-        limit = self._box_angstrom / self._config.posterior.end_radius
-        if half_map_fsc is not None:
-            limit = half_map_fsc.resolution_angstrom(0.5)
-        found = DensityMap(values=density.cpu(), voxel_size_angstrom=pixel_size)
+        found = DensityMap(
+            values=density.cpu(), voxel_size_angstrom=self._spectra.pixel_size_angstrom
+        )
         axes = find_symmetry_axes(
             found,
             self._symmetry.asked,
             centre="searched" if self._config.shift_range_box > 0 else "middle",
-            resolution_limit_angstrom=limit,
+            resolution_limit_angstrom=limit_angstrom,
         )
         self._symmetry = self._symmetry.after(axes)
         self._pending.append(NoticeRecord(text=telling(self._symmetry, axes)))

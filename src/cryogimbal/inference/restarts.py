@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from cryogimbal.inference.config import ReconstructionConfig
-from cryogimbal.inference.reconstruct import Reconstruction, ReconstructionRun
+from cryogimbal.inference.reconstruct import ReconstructionRun
 from cryogimbal.inference.records import NoticeRecord, Record, SwitchRecord
 from cryogimbal.inference.seeding import generator_for
+from cryogimbal.inference.start_and_result import Reconstruction
 
 MOST_RESTARTS = 3
 

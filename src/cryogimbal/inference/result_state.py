@@ -8,8 +8,8 @@ from cryogimbal.data.density import DensityMap
 from cryogimbal.data.fsc import FscCurve
 from cryogimbal.data.poses import PoseSet
 from cryogimbal.imaging.noise import NoiseModel
-from cryogimbal.inference.reconstruct import Reconstruction
 from cryogimbal.inference.row_encoder import row_encoder_from_state, row_encoder_to_state
+from cryogimbal.inference.start_and_result import Reconstruction
 from cryogimbal.inference.symmetry_imposition import Imposition
 from cryogimbal.symmetry import symmetry_group
 
