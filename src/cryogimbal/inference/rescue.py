@@ -28,7 +28,8 @@ OUTLIER_DEVIATIONS = 1.5
 # Standard deviation of a normal distribution over its median absolute deviation.
 NORMAL_OVER_MAD = 1.4826
 IMAGES_AT_ONCE = 1024
-# What was not found in so many searches is not there to be found: most outliers are chance or junk.
+# What was not found in so many searches at the full band limit is not there to be found: most outliers
+# are chance or junk. Searches before that do not count: of faint images they find few.
 MOST_SEARCHES = 3
 # Robust standard deviations of the stack's displacements within which one is looked for.
 SHIFT_DEVIATIONS = 3.0
@@ -68,12 +69,13 @@ class OutlierSearch:
             faint = faint_images(self._spectra, density, table, search.radius)
             index = torch.cat([index, faint]).unique()
         index = index[self._n_searches[index] < MOST_SEARCHES]
-        self._n_searches[index] += 1
+        if search.radius == self._search.radius:
+            self._n_searches[index] += 1
         search_again(self._spectra, density, table, index, search, self._budget)
         return len(index)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How often each image has been searched."""
+        """How often each image has been searched at the full band limit."""
         return {"n_searches": self._n_searches}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -56,7 +56,7 @@ CLOSING_EPOCHS = 2
 # A first map needs most particles, poses are wanted of all.
 FIRST_SEARCH_DEVIATIONS, SEARCH_DEVIATIONS = 2.0, 3.0
 # A search of outliers needs no more than this to tell modes apart (cycles per box).
-RESCUE_RADIUS = 12.0
+RESCUE_RADIUS = 14.0
 # Standard deviation of a normal distribution over its median absolute deviation.
 NORMAL_OVER_MAD = 1.4826
 Decoding = TypeVar("Decoding", bound=AutoDecoding)
