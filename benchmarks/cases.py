@@ -17,13 +17,15 @@ CASES = {
     " --n-particles 5000 --snr 0.1",
     "hsp90": f"{DATA}/atomic/2cg9.pdb.gz --box 64 --pixel-size 3 --n-particles 5000 --snr 0.1",
     "spike": f"{DATA}/atomic/6vyb.pdb.gz --box 64 --pixel-size 4.26 --n-particles 5000 --snr 0.1",
-    # Symmetric (D2, D7): evaluation has to know, or read its FSC alone. The map is cut to 64 voxels.
+    # A map is cut to so many voxels.
     "bgal": f"{DATA}/maps/ngl_betaGal_100.mrc --box 64 --n-particles 5000 --snr 0.1",
     "20s": f"{DATA}/atomic/3j9i.pdb.gz --box 64 --pixel-size 4 --n-particles 5000 --snr 0.1",
     "phantom": "asymmetric --box 32 --pixel-size 8 --n-particles 2000 --snr 0.1",
     "phantom-odd": "asymmetric --box 49 --pixel-size 4 --n-particles 3000 --snr 0.05"
     " --phantom-seed 1",
 }
+# Poses that these make equal are equal.
+GROUPS = {"20s": "D7", "bgal": "D2"}
 
 
 def stack_folder(case: str, work: Path) -> Path:

@@ -13,7 +13,7 @@ import shutil
 from datetime import date
 from pathlib import Path
 
-from cases import CASES, DESCRIBED, command, stack_folder
+from cases import CASES, DESCRIBED, GROUPS, command, stack_folder
 from records import append_rows, commit, processor, read_json, table_row
 from true_poses import at_shell, resolution_at_true_poses
 
@@ -49,7 +49,8 @@ def record(case: str, preset: str, options: tuple[str, ...], data: Path, seed: i
         settings = ("--preset", preset, *options, "--seed", str(seed))
         command("reconstruct", stack, *settings, "--out", str(run))
         truth = ("--truth-star", str(data / "truth.star"), "--truth-map", str(data / "truth.mrc"))
-        command("evaluate", str(run), *truth)
+        group = ("--symmetry", GROUPS[case]) if case in GROUPS else ()
+        command("evaluate", str(run), *truth, *group)
     found, summary = read_json(run / "evaluation.json"), read_json(run / "summary.json")
     nyquist = 2 * summary["working_pixel_size_angstrom"]
     quality = [f"{found['resolution_fsc05_angstrom']:.2f} ({nyquist:.2f})"]

@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from cases import command, stack_folder
+from cases import GROUPS, command, stack_folder
 from records import append_rows, commit, processor, read_json, table_row
 
 from cryogimbal.data.density import DensityMap
@@ -26,7 +26,6 @@ from cryogimbal.io.mrc import read_density, write_density
 from cryogimbal.rotations import rotvec_to_rotation
 
 HEADING = "## Symmetric particles"
-GROUPS = {"20s": "D7", "bgal": "D2"}
 TURN_DEG = 5.0
 RELION = "relion_image_handler"
 
