@@ -100,7 +100,7 @@ def solve_density(
     """
     grid = torch.empty_like(statistics.data)
     tiny = torch.finfo(prior_weight.dtype).tiny
-    for planes, shell in _slabs(geometry, grid.device):
+    for planes, shell in slabs(geometry, grid.device):
         prior = prior_weight[shell.clamp(max=len(prior_weight) - 1)]
         denominator = (statistics.weight[planes] + prior).clamp_min(tiny)
         quotient = statistics.data[planes] / denominator
@@ -115,14 +115,14 @@ def mean_weight_per_shell(
     n_shells = int(geometry.radius) + 1
     total = statistics.weight.new_zeros(n_shells + 1)
     count = torch.zeros(n_shells + 1, dtype=torch.long, device=total.device)
-    for planes, shell in _slabs(geometry, total.device):
+    for planes, shell in slabs(geometry, total.device):
         index = shell.clamp(max=n_shells).flatten()
         total.index_add_(0, index, statistics.weight[planes].flatten())
         count += torch.bincount(index, minlength=n_shells + 1)
     return (total / count)[:n_shells]
 
 
-def _slabs(
+def slabs(
     geometry: GridGeometry, device: torch.device
 ) -> Iterator[tuple[slice, Int[Tensor, "_ side side"]]]:
     """Planes of the grid, some at a time, with the shell of every sample.
