@@ -62,6 +62,15 @@ def test_the_reason_for_the_switch_is_printed_and_kept(encoder_run: tuple[Path, 
     assert json.loads((run / "summary.json").read_text())["switches"] == switches
 
 
+def test_the_summary_says_why_stage_2_and_its_closing_ended(encoder_run: tuple[Path, str]) -> None:
+    run, _ = encoder_run
+    summary = json.loads((run / "summary.json").read_text())
+    decoding, closing = summary["ended"]
+    assert (decoding["stage"], closing["stage"]) == ("auto_decoding", "closing")
+    assert decoding["ended"] == summary["switches"][1]["reason"]
+    assert "passes are done" in closing["ended"] or "settled" in closing["ended"]
+
+
 def test_head_usage_and_head_losses_are_kept(encoder_run: tuple[Path, str]) -> None:
     run, _ = encoder_run
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -23,6 +23,8 @@ PAPER = {
     "auto_encoding.loss": "squared",
     "auto_encoding.switch.rule": "fixed",
     "auto_decoding.epochs": 13,
+    "auto_decoding.extra_epochs": 0,
+    "auto_decoding.settled_turn": 0,
     "auto_decoding.batch_size": 64,
     "auto_decoding.pose_steps": 5,
     "auto_decoding.pose_rate": 0.05,
@@ -132,6 +134,14 @@ def test_help_shows_the_defaults_of_the_preset_beside_it(
         (
             ("--auto-decoding.pose-rate", "nan"),
             ["--auto-decoding.pose-rate", "expected above 0", "found nan"],
+        ),
+        (
+            ("--auto-decoding.extra-epochs", "-1"),
+            ["--auto-decoding.extra-epochs", "expected 0 or more", "found -1"],
+        ),
+        (
+            ("--auto-decoding.settled-turn", "nan"),
+            ["--auto-decoding.settled-turn", "expected 0 to 1", "found nan"],
         ),
         (
             ("--encoder.channels", "8", "8"),

@@ -75,6 +75,9 @@ WAYS = {
     "posterior, Adam steps": replace(
         TINY, auto_decoding=replace(TINY_DECODING, optimiser="adam", hypotheses=1)
     ),
+    "posterior, ended by what passes bring": replace(
+        TINY, auto_decoding=replace(TINY_DECODING, epochs=5, settled_turn=1.0, extra_epochs=1)
+    ),
     "posterior on a subset": replace(TINY, max_particles=30),
     "posterior, shifts, an encoder taught": replace(
         TINY, shifts="estimate", head_training=TINY_HEADS

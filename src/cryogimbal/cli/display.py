@@ -138,12 +138,20 @@ class Display:
             parts.append(f"{record.changed_over or 0:.1%} changed")
         if record.head_usage is not None:
             parts.append(f"heads ▕{head_bars(record.head_usage)}▏")
-        if record.half_map_resolution_angstrom is not None:
-            parts.append(f"half-maps, shared poses {record.half_map_resolution_angstrom:.1f} Å")
+        parts += _of_half_maps(record)
         if not self._console.is_terminal:
             # A terminal has them in its live display.
             parts.append(self._pace(record))
         return " · ".join(parts)
+
+
+def _of_half_maps(record: EpochRecord) -> list[str]:
+    parts = []
+    if record.half_map_resolution_angstrom is not None:
+        parts.append(f"half-maps, shared poses {record.half_map_resolution_angstrom:.1f} Å")
+    if record.held_out_log_likelihood is not None:
+        parts.append(f"{record.held_out_log_likelihood:.2f} nats an image held out")
+    return parts
 
 
 def head_bars(usage: tuple[float, ...]) -> str:

@@ -92,6 +92,7 @@ def write_results(
         "signs_of_failure": list(classes.signs_of_collapse),
         "n_restarts": classes.n_restarts,
         "final_loss": epochs[-1]["loss"],
+        "ended": [record for record in epochs if record.get("ended") is not None],
         "switches": [record for record in records if record["type"] == "switch"],
     }
 

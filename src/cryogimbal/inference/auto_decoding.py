@@ -2,7 +2,7 @@
 
 The band limit grows from epoch to epoch, but waits while images still change over between their
 hypotheses: a particle that looks nearly the same from two sides shows which is which only once enough
-images agree.
+images agree. Once it has grown, the stage ends by what a pass still brings (:mod:`.stopping`).
 """
 
 import math
@@ -17,9 +17,11 @@ from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.calibration import recalibrate
 from cryogimbal.inference.config_stages import AutoDecodingConfig
 from cryogimbal.inference.epochs import EpochProgress
+from cryogimbal.inference.held_out import HeldOutLikelihood
 from cryogimbal.inference.pose_steps import PoseSteps
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.inference.records import EpochRecord, StepRecord
+from cryogimbal.inference.stopping import FinishedPass, StopRule, tellable_deg
 from cryogimbal.inference.volume_update import VolumeUpdate
 
 
@@ -45,6 +47,8 @@ class AutoDecoding:
         self._level = 0
         self._held = 0
         self._moved = 0.0
+        self._rule = StopRule(config=config)
+        self._ended: str | None = None
         self._progress = EpochProgress(
             stage=self.name,
             n_epochs=config.epochs,
@@ -56,7 +60,7 @@ class AutoDecoding:
     def records(self) -> Iterator[StepRecord | EpochRecord]:
         """From where the stage stands to its end; it may be stopped after any record."""
         progress = self._progress
-        while self._level < self._config.epochs:
+        while self._ended is None:
             progress.begin(self.table.best())
             radius = self._radius(self._level)
             for index in progress.remaining_batches():
@@ -66,7 +70,7 @@ class AutoDecoding:
 
     def reason(self) -> str:
         """Why the stage ended."""
-        return f"all {self._progress.n_epochs} epochs are done"
+        return self._ended or "it was stopped"
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the volume."""
@@ -75,6 +79,8 @@ class AutoDecoding:
             "level": self._level,
             "held": self._held,
             "moved": self._moved,
+            "ended": self._ended,
+            "rule": self._rule.state_dict(),
             "table": self.table.state_dict(),
             "steps": self._steps.state_dict(),
             "update": self.update.state_dict(),
@@ -84,6 +90,8 @@ class AutoDecoding:
         """Continue from a checkpoint."""
         self._progress.load_state_dict(state["progress"])
         self._level, self._held, self._moved = state["level"], state["held"], state["moved"]
+        self._ended = state["ended"]
+        self._rule.load_state_dict(state["rule"])
         self.table.load_state_dict(state["table"])
         self._steps.load_state_dict(state["steps"])
         self.update.load_state_dict(state["update"])
@@ -105,25 +113,25 @@ class AutoDecoding:
         first, last = self._config.pose_rate, self._config.pose_rate_end
         if last is None or self._config.epochs == 1:
             return first
-        way = self._level / (self._config.epochs - 1)
+        way = min(1.0, self._level / (self._config.epochs - 1))
         return last + (first - last) * (1 + math.cos(math.pi * way)) / 2
 
     def _finish_epoch(self, radius: float) -> EpochRecord:
         moved, self._moved = self._moved / len(self._spectra), 0.0
         if moved > self._config.settled and self._held < self._config.held_epochs:
             self._held += 1
-            self._progress.n_epochs += 1
         else:
             self._level, self._held = self._level + 1, 0
-        searched_again = None
         if self._spectra.noise.estimated and self._held == 0:
             recalibrate(self._spectra, self.table, self.update.decoder(), radius)
-        if self._level < self._config.epochs:
-            self.update.finish_epoch(self._radius(self._level))
+        held_out = self._gather(radius)
+        searched_again = None
+        if self._ended is not None:
+            self.update.finish_stage()
+        else:
+            self.update.finish_epoch()
             if self._held == 0:
                 searched_again = self._steps.search_outliers(self.table, radius)
-        else:
-            self.update.finish_stage(radius)
         fsc = self.update.half_map_fsc
         box_angstrom = self._spectra.disc.box * self._spectra.pixel_size_angstrom
         return self._progress.finish_epoch(
@@ -131,10 +139,42 @@ class AutoDecoding:
             radius=radius,
             resolution_angstrom=box_angstrom / radius,
             half_map_resolution_angstrom=None if fsc is None else fsc.resolution_angstrom(0.143),
+            held_out_log_likelihood=None if held_out is None else held_out.nats_per_image,
+            held_out_standard_error=None if held_out is None else held_out.standard_error,
+            ended=self._ended,
             hypotheses_per_image=float((self.table.weight > 0).sum(1).float().mean()),
             changed_over=moved,
             searched_again=searched_again,
         )
+
+    def _gather(self, radius: float) -> HeldOutLikelihood | None:
+        """Take in all images at their new poses, and decide whether that was the last pass."""
+        planned = self._level >= self._config.epochs
+        following = radius if planned else self._radius(self._level)
+        self.update.gather(following)
+        held_out = None
+        if following < self._radius(self._config.band.growth_epochs):
+            self._ended = f"all {self._config.epochs} passes are done" if planned else None
+        else:
+            held_out = self.update.held_out()
+            self._ended = self._reason_to_stop(radius, held_out)
+        self._progress.expect(self._passes_left())
+        return held_out
+
+    def _reason_to_stop(self, radius: float, held_out: HeldOutLikelihood | None) -> str | None:
+        done = FinishedPass(
+            passes=self._level,
+            turn_deg=self._progress.turned_deg(self.table.best()),
+            tellable_deg=tellable_deg(radius, self.update.particle_width_box),
+            held_out=held_out,
+        )
+        reason = self._rule.reason_to_stop(done)
+        # While weight goes over, the median says little of the images that it goes over in.
+        return None if self._held > 0 else reason
+
+    def _passes_left(self) -> int:
+        """As far as can be said; none once the stage has ended."""
+        return 0 if self._ended is not None else max(1, self._config.epochs - self._level)
 
 
 class Closing(AutoDecoding):

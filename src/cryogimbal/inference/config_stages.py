@@ -94,7 +94,13 @@ class AutoDecodingConfig:
     """Stage 2: every image's own pose, in alternation with the volume."""
 
     epochs: int = 10
-    """Passes over the images while the band limit grows and after; held passes come on top."""
+    """Passes over the images while the band limit grows and after; held passes come on top. Poses that
+    have settled end the stage before that, once the limit has grown."""
+    extra_epochs: int = 5
+    """Most passes beyond these while half-maps still predict the images of the other half better."""
+    settled_turn: float = 0.1
+    """Poses count as settled once the median turn of a pass is below this fraction of the smallest that
+    the band limit can tell, 1 / (radius x particle width); 0: never."""
     batch_size: int = 1024
     """Images per step."""
     hypotheses: int = 4
@@ -122,6 +128,12 @@ class AutoDecodingConfig:
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "auto-decoding.epochs", "at least 1", self.epochs)
+        require(
+            self.extra_epochs >= 0, "auto-decoding.extra-epochs", "0 or more", self.extra_epochs
+        )
+        require(
+            0 <= self.settled_turn <= 1, "auto-decoding.settled-turn", "0 to 1", self.settled_turn
+        )
         require(self.batch_size >= 1, "auto-decoding.batch-size", "at least 1", self.batch_size)
         require(self.hypotheses >= 1, "auto-decoding.hypotheses", "at least 1", self.hypotheses)
         require(self.held_epochs >= 0, "auto-decoding.held-epochs", "0 or more", self.held_epochs)

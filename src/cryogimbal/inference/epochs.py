@@ -56,6 +56,15 @@ class EpochProgress:
             loss=float(loss.mean()),
         )
 
+    def expect(self, left: int) -> None:
+        """Say how many epochs will follow the one under way, as far as is known."""
+        self.n_epochs = self.epoch + 1 + left
+
+    def turned_deg(self, rotation: Float[Tensor, "particle 3 3"]) -> float:
+        """Median turn of a pose since the epoch began."""
+        assert self._rotation_before is not None
+        return float(geodesic_distance_deg(self._rotation_before, rotation).median())
+
     def finish_epoch(
         self, rotation: Float[Tensor, "particle 3 3"] | None, **measured: Any
     ) -> EpochRecord:
@@ -65,7 +74,7 @@ class EpochProgress:
         """
         change = None
         if self._rotation_before is not None and rotation is not None:
-            change = float(geodesic_distance_deg(self._rotation_before, rotation).median())
+            change = self.turned_deg(rotation)
         record = EpochRecord(
             stage=self._stage,
             epoch=self.epoch,

@@ -45,6 +45,8 @@ def _cryospin() -> ReconstructionConfig:
         ),
         auto_decoding=AutoDecodingConfig(
             epochs=13,
+            extra_epochs=0,
+            settled_turn=0.0,
             batch_size=64,
             hypotheses=1,
             pose_steps=5,
@@ -73,7 +75,10 @@ def _cryospin_experimental() -> ReconstructionConfig:
 
 PRESETS: Mapping[str, ReconstructionConfig] = {
     "auto": ReconstructionConfig(),
-    "semi-amortized": ReconstructionConfig(start="encoder"),
+    # As in the paper, passes are counted beforehand.
+    "semi-amortized": ReconstructionConfig(
+        start="encoder", auto_decoding=AutoDecodingConfig(extra_epochs=0, settled_turn=0.0)
+    ),
     "cryospin": _cryospin(),
     "cryospin-experimental": _cryospin_experimental(),
 }

@@ -51,6 +51,13 @@ class EpochRecord:
     """Median number of orientations that share an image's posterior."""
     half_map_resolution_angstrom: float | None = None
     """Where the FSC of the two half-maps falls below 0.143; they share their poses."""
+    held_out_log_likelihood: float | None = None
+    """Nats per image that each half-map gains over no map on the images of the other half, whose poses
+    are shared; none while the band limit or the support of the particle is not yet the last one."""
+    held_out_standard_error: float | None = None
+    """What noise in the images makes of it."""
+    ended: str | None = None
+    """Why stage 2 or its closing ends with this epoch; none while it goes on."""
     hypotheses_per_image: float | None = None
     """Mean number of poses still alive per image."""
     changed_over: float | None = None

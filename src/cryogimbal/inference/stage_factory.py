@@ -155,7 +155,10 @@ class StageFactory:
 
     def closing(self, table: PoseTable, volume: HartleyVolume) -> Closing:
         """The end of stage 2 once more, after poses have been challenged."""
-        config = replace(self.config.auto_decoding, epochs=CLOSING_EPOCHS, band=BandConfig())
+        # So few passes leave hardly two likelihoods to compare.
+        config = replace(
+            self.config.auto_decoding, epochs=CLOSING_EPOCHS, extra_epochs=0, band=BandConfig()
+        )
         factory = replace(self, config=replace(self.config, auto_decoding=config))
         return factory._decoding(Closing, table, volume)
 

@@ -1,5 +1,6 @@
 """How the volume follows the poses: Adam on its factors, or the closed form once per epoch."""
 
+import math
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -7,19 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryogimbal.data.density import DensityMap
+from cryogimbal.data.fsc import FscCurve
 from cryogimbal.data.poses import PoseHypotheses
-from cryogimbal.evaluation.fsc import FscCurve, fourier_shell_correlation
 from cryogimbal.evaluation.masks import soft_support_mask
-from cryogimbal.imaging.backprojection import (
-    SufficientStatistics,
-    mean_weight_per_shell,
-    solve_density,
-)
+from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.model import ImageModel, ParticleBatch
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.symmetrisation import sum_on_grid, turned_off_grid
 from cryogimbal.imaging.volume import Decoder, GridGeometry, HartleyVolume
+from cryogimbal.inference.gathered_halves import GatheredHalves
+from cryogimbal.inference.held_out import HeldOutLikelihood
 from cryogimbal.inference.loss import Residual, loss_of
 from cryogimbal.inference.pose_table import PoseTable
 from cryogimbal.symmetry import SymmetryGroup
@@ -32,8 +30,6 @@ SUPPORT_FROM_RADIUS = 8.0
 SUPPORT_BLUR_RADIUS = 8.0
 SUPPORT_MARGIN_BOX = 1 / 24
 SUPPORT_EDGE_VOXELS = 3.0
-# A correlation of exactly 0 or 1 would mean no signal or no noise at all.
-CORRELATION_RANGE = (0.005, 0.995)
 
 
 @runtime_checkable
@@ -45,6 +41,11 @@ class VolumeUpdate(Protocol):
         """FSC of the two half-maps of the last finished epoch, where the update makes them."""
         ...
 
+    @property
+    def particle_width_box(self) -> float:
+        """Width of the particle, as a fraction of the box, as far as the update knows it."""
+        ...
+
     def decoder(self) -> Decoder:
         """The volume as the pose steps see it now."""
         ...
@@ -53,12 +54,20 @@ class VolumeUpdate(Protocol):
         """Take in a batch whose poses have just been improved."""
         ...
 
-    def finish_epoch(self, radius: float) -> None:
-        """All images have been seen; the next epoch's band limit is given."""
+    def gather(self, radius: float) -> None:
+        """All images have been seen; the next band limit is given."""
         ...
 
-    def finish_stage(self, radius: float) -> None:
-        """The last epoch is over."""
+    def held_out(self) -> HeldOutLikelihood | None:
+        """How well each half of what was gathered predicts the other, where there are halves."""
+        ...
+
+    def finish_epoch(self) -> None:
+        """Make the volume for another epoch."""
+        ...
+
+    def finish_stage(self) -> None:
+        """Make the volume that is kept."""
         ...
 
     def state_dict(self) -> dict[str, object]:
@@ -74,6 +83,7 @@ class AdamVolumeUpdate:
     """One Adam step on mantissa and exponent per batch (the paper)."""
 
     half_map_fsc = None
+    particle_width_box = 1.0
 
     def __init__(self, volume: HartleyVolume, rate: float, residual: Residual) -> None:
         self._volume = volume
@@ -92,10 +102,16 @@ class AdamVolumeUpdate:
         (losses.mean() * batch.disc.n_coefficients).backward()
         self._optimiser.step()
 
-    def finish_epoch(self, radius: float) -> None:
+    def gather(self, radius: float) -> None:
         """Nothing is left to do."""
 
-    def finish_stage(self, radius: float) -> None:
+    def held_out(self) -> None:
+        """One volume, of all images: no image is new to it."""
+
+    def finish_epoch(self) -> None:
+        """Nothing is left to do."""
+
+    def finish_stage(self) -> None:
         """Nothing is left to do."""
 
     def state_dict(self) -> dict[str, object]:
@@ -132,10 +148,17 @@ class ClosedFormVolumeUpdate:
         self._table = table
         self._half = half
         self._mask = mask
-        self._support = mask
+        self._support: Tensor | None = None
         self._group = group
         self._decoder: Decoder | None = None
+        self._gathered: GatheredHalves | None = None
         self.half_map_fsc: FscCurve | None = None
+
+    @property
+    def particle_width_box(self) -> float:
+        """Diameter of a ball as large as where the particle is."""
+        ball = 6 / math.pi * float(self._within.sum())
+        return ball ** (1 / 3) / self._mask.shape[-1]
 
     def decoder(self) -> Decoder:
         """The volume; it stays the same within an epoch."""
@@ -146,9 +169,26 @@ class ClosedFormVolumeUpdate:
     def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
         """Nothing: all images are taken together at the end of the epoch."""
 
-    def finish_epoch(self, radius: float) -> None:
-        """Solve for the volume, which then reaches the next epoch's band limit."""
-        density = self._solve(radius, self._support)
+    def gather(self, radius: float) -> None:
+        """Sum up what the images of each half say, at the poses of the table."""
+        geometry = replace(self._volume.geometry, radius=radius)
+        halves = [self._sums(geometry, number) for number in (0, 1)]
+        self._gathered = GatheredHalves.of(halves, geometry, self._spectra.pixel_size_angstrom)
+
+    def held_out(self) -> HeldOutLikelihood | None:
+        """Each half-map, within where the particle is, on the images of the other half.
+
+        None until that is known: a map in a wider mask has more noise and does not compare.
+        """
+        assert self._gathered is not None
+        if self._support is None:
+            return None
+        weight = float(self._spectra.noise.trust.sum())
+        return self._gathered.held_out(self._support, weight, self._group.order)
+
+    def finish_epoch(self) -> None:
+        """Solve for the volume within where the particle is, and look where that is now."""
+        density, radius = self._solve(self._within)
         if radius >= SUPPORT_FROM_RADIUS:
             box = density.shape[-1]
             self._support = soft_support_mask(
@@ -159,9 +199,9 @@ class ClosedFormVolumeUpdate:
                 edge_voxels=SUPPORT_EDGE_VOXELS,
             )
 
-    def finish_stage(self, radius: float) -> None:
+    def finish_stage(self) -> None:
         """Solve for the volume that is kept."""
-        self._solve(radius, self._mask)
+        self._solve(self._mask)
 
     def state_dict(self) -> dict[str, object]:
         """Where the particle is, and the last FSC."""
@@ -174,8 +214,7 @@ class ClosedFormVolumeUpdate:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Continue from a checkpoint."""
         support, correlation = state["support"], state["half_map_correlation"]
-        assert isinstance(support, Tensor)
-        self._support = support.to(self._mask.device)
+        self._support = support.to(self._mask.device) if isinstance(support, Tensor) else None
         self._decoder = None
         if isinstance(correlation, Tensor):
             self.half_map_fsc = FscCurve(
@@ -185,15 +224,18 @@ class ClosedFormVolumeUpdate:
                 poses="shared",
             )
 
-    def _solve(self, radius: float, mask: Tensor) -> Float[Tensor, "box box box"]:
-        geometry = replace(self._volume.geometry, radius=radius)
-        halves = [self._sums(geometry, number) for number in (0, 1)]
-        density, fsc = solve_with_halves(halves, geometry, mask, self._spectra.pixel_size_angstrom)
-        # The mask leaks a little past the band limit, where nothing has been measured.
-        self.half_map_fsc = band_limited_fsc(fsc, radius)
+    @property
+    def _within(self) -> Float[Tensor, "box box box"]:
+        return self._mask if self._support is None else self._support
+
+    def _solve(self, mask: Tensor) -> tuple[Float[Tensor, "box box box"], float]:
+        """Make the volume of what was gathered, which is then forgotten; it and its band limit."""
+        gathered, self._gathered = self._gathered, None
+        assert gathered is not None
+        density, self.half_map_fsc = gathered.solve(mask)
         self._volume.set_spectrum(self._volume.geometry.grid_of_density(density))
         self._decoder = None
-        return density
+        return density, gathered.geometry.radius
 
     def _sums(self, geometry: GridGeometry, number: int) -> SufficientStatistics:
         """What the images of one half say, at the poses of the table."""
@@ -205,35 +247,3 @@ class ClosedFormVolumeUpdate:
             for hypotheses in turned_off_grid(rows.hypotheses, self._group):
                 statistics.add_hypotheses(batch, hypotheses, share, geometry.oversampling)
         return sum_on_grid(statistics, self._group)
-
-
-def band_limited_fsc(fsc: FscCurve, radius: float) -> FscCurve:
-    """The same curve with correlation 0 in shells past a band limit in cycles per box."""
-    correlation = fsc.correlation.clone()
-    correlation[int(radius) + 1 :] = 0
-    return replace(fsc, correlation=correlation)
-
-
-def solve_with_halves(
-    halves: list[SufficientStatistics],
-    geometry: GridGeometry,
-    mask: Float[Tensor, "box box box"],
-    voxel_size_angstrom: float,
-) -> tuple[Float[Tensor, "box box box"], FscCurve]:
-    """Masked density of both halves together, Wiener filtered by the FSC of the two apart.
-
-    With ``SSNR = 2 FSC / (1 - FSC)`` of the joint map, the prior's weight is the shell's mean weight
-    over SSNR (Rosenthal and Henderson 2003; Scheres 2012).
-    """
-    maps = []
-    for half in halves:
-        light_prior = 1e-3 * mean_weight_per_shell(half, geometry)
-        density = solve_density(half, geometry, light_prior) * mask
-        maps.append(DensityMap(values=density, voxel_size_angstrom=voxel_size_angstrom))
-    fsc = fourier_shell_correlation(maps[0], maps[1], poses="shared")
-    joint = halves[0] + halves[1]
-    weight = mean_weight_per_shell(joint, geometry)
-    correlation = fsc.correlation.to(weight)[: len(weight)].clamp(*CORRELATION_RANGE)
-    correlation[0] = CORRELATION_RANGE[1]
-    prior = weight[: len(correlation)] * (1 - correlation) / (2 * correlation)
-    return solve_density(joint, geometry, prior) * mask, fsc
