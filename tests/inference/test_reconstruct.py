@@ -40,6 +40,7 @@ TINY_DECODING = AutoDecodingConfig(
     pose_steps=2,
     hypotheses=2,
     held_epochs=1,
+    extra_epochs=0,
     band=BandConfig(start_radius=5.0, growth_epochs=1),
 )
 TINY_ENCODING = AutoEncodingConfig(
