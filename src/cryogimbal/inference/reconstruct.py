@@ -232,7 +232,9 @@ class ReconstructionRun:
         if isinstance(stage, HeadTraining):
             self._encoder = stage.encoder
             self._challenge(self._table, stage.encoder)
-            return self._factory.closing(self._table, self._volume)
+            closing = self._factory.closing(self._table, self._volume)
+            closing.update.confine()
+            return closing
         if isinstance(stage, Closing) or not self._config.teaches_encoder:
             return None
         return self._factory.head_training(self._volume.density(), self._table)

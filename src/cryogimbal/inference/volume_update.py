@@ -54,6 +54,10 @@ class VolumeUpdate(Protocol):
         """Take in a batch whose poses have just been improved."""
         ...
 
+    def confine(self) -> None:
+        """Keep the volume that the stage begins with to where the particle is."""
+        ...
+
     def gather(self, radius: float) -> None:
         """All images have been seen; the next band limit is given."""
         ...
@@ -101,6 +105,9 @@ class AdamVolumeUpdate:
         losses = loss_of(self._model, poses, batch, self._residual)
         (losses.mean() * batch.disc.n_coefficients).backward()
         self._optimiser.step()
+
+    def confine(self) -> None:
+        """Nothing: no noise of a whole map is in it."""
 
     def gather(self, radius: float) -> None:
         """Nothing is left to do."""
@@ -169,6 +176,13 @@ class ClosedFormVolumeUpdate:
     def observe(self, batch: ParticleBatch, poses: PoseHypotheses) -> None:
         """Nothing: all images are taken together at the end of the epoch."""
 
+    def confine(self) -> None:
+        """Mask away what lies outside of the particle, which the last map of a stage still has."""
+        density = self._volume.density()
+        self._look_for_particle(density, self._volume.geometry.radius)
+        self._volume.set_spectrum(self._volume.geometry.grid_of_density(density * self._within))
+        self._decoder = None
+
     def gather(self, radius: float) -> None:
         """Sum up what the images of each half say, at the poses of the table."""
         geometry = replace(self._volume.geometry, radius=radius)
@@ -188,7 +202,9 @@ class ClosedFormVolumeUpdate:
 
     def finish_epoch(self) -> None:
         """Solve for the volume within where the particle is, and look where that is now."""
-        density, radius = self._solve(self._within)
+        self._look_for_particle(*self._solve(self._within))
+
+    def _look_for_particle(self, density: Float[Tensor, "box box box"], radius: float) -> None:
         if radius >= SUPPORT_FROM_RADIUS:
             box = density.shape[-1]
             self._support = soft_support_mask(
