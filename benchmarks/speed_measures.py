@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cryogimbal.imaging.backprojection import SufficientStatistics
 from cryogimbal.imaging.kernels.contract import Hypotheses
 from cryogimbal.imaging.model import ParticleBatch
+from cryogimbal.imaging.signal_power import power_above_noise
 from cryogimbal.imaging.slices import PreparedGrid, central_slices
 from cryogimbal.imaging.spectra import images_from_rows
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
@@ -27,7 +28,6 @@ from cryogimbal.inference.records import StepRecord
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
     initialise_row_encoder,
-    power_above_noise,
     signal_estimate,
 )
 

@@ -6,6 +6,7 @@ import torch
 from cryogimbal.data.poses import PoseHypotheses, PoseSet
 from cryogimbal.evaluation.pose_error import pose_errors
 from cryogimbal.imaging.model import ImageModel
+from cryogimbal.imaging.signal_power import power_above_noise
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import GridGeometry, HartleyVolume
 from cryogimbal.inference.auto_encoding import SEPARATION_DEG, AutoEncoding, encoder_modes
@@ -20,7 +21,6 @@ from cryogimbal.inference.records import EpochRecord
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
     initialise_row_encoder,
-    power_above_noise,
 )
 from cryogimbal.rotations import geodesic_distance_deg
 from tests.small_particles import blob_density, simulate_spectra

@@ -10,23 +10,17 @@ from cryogimbal.errors import InputError
 from cryogimbal.fourier.disc import make_disc
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.plane_symmetry import N_SYMMETRIES, plane_symmetries
-from cryogimbal.imaging.slices import central_slices
-from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference import precision
 from cryogimbal.inference.config_heads import RowEncoderConfig
-from cryogimbal.inference.config_posterior import PosteriorConfig
-from cryogimbal.inference.grid_search import scaled_to_images
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
     initialise_row_encoder,
-    power_above_noise,
     propose_poses,
     row_encoder_from_state,
     row_encoder_to_state,
     signal_estimate,
 )
-from cryogimbal.rotations import geodesic_distance_deg, random_rotations
-from tests.small_particles import blob_density, simulate_spectra
+from cryogimbal.rotations import geodesic_distance_deg
 
 CONFIG = RowEncoderConfig(n_heads=3, widths=(32, 16), radius=5.0)
 
@@ -81,25 +75,6 @@ def test_the_signal_estimate_is_the_best_linear_one(generator: torch.Generator) 
     slope = (signal * observed).mean(0) / observed.square().mean(0)
     # The slope is known to about one part in sqrt(n).
     assert (signal_estimate(encoder, batch) - observed * slope).abs().mean() < 0.01
-
-
-def test_the_power_of_slices_is_read_off_their_images(generator: torch.Generator) -> None:
-    density = blob_density(16, generator)
-    spectra, _ = simulate_spectra(density, 4000, generator, signal_to_noise=2.0)
-    disc = spectra.disc.truncate(5.0)
-    found = power_above_noise(spectra, disc)
-    # Other views of the same density, without CTF and noise, in the scale of the images.
-    geometry = GridGeometry(box=16, radius=5.0, oversampling=2)
-    grid = geometry.grid_of_density(scaled_to_images(spectra, density, PosteriorConfig()))
-    slices = central_slices(grid, random_rotations(2000, generator), disc, 2)
-    # Within a shell, coefficients count by how much of them the CTF lets through.
-    weight = spectra.batch(torch.arange(4000), 5.0).ctf.square().mean(0)
-    for shell in range(1, 5):
-        inside = disc.shell_per_coefficient == shell
-        power = slices[:, inside].square().mean(0)
-        expected = (weight[inside] * power).sum() / weight[inside].sum()
-        assert float(found[inside].std(correction=0)) < 1e-3 * float(found[inside][0])
-        assert torch.isclose(found[inside][0], expected, rtol=0.1)
 
 
 def test_weights_are_a_function_of_the_generator() -> None:

@@ -19,7 +19,6 @@ from cryogimbal.errors import InputError
 from cryogimbal.fourier.disc import Disc, make_disc
 from cryogimbal.imaging.model import ParticleBatch
 from cryogimbal.imaging.plane_symmetry import plane_symmetries, symmetric_places
-from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.inference.config_heads import RowEncoderConfig
 from cryogimbal.inference.precision import network_precision
 from cryogimbal.rotations import six_d_to_rotation
@@ -27,9 +26,6 @@ from cryogimbal.rotations import six_d_to_rotation
 ROTATION_NUMBERS = 6
 # Heads start apart from each other by about this much, beside which an image counts for little.
 HEAD_SPREAD = 0.5
-# Power of a shell in which nothing stands out of the noise.
-LEAST_POWER = 0.01
-IMAGES_AT_ONCE = 1024
 
 
 class RowEncoder(nn.Module):
@@ -105,25 +101,6 @@ def signal_estimate(
     n = encoder.disc.n_coefficients
     ctf, observed = batch.ctf[:, :n], batch.observed[:, :n]
     return observed * ctf * encoder.power.sqrt() / (ctf.square() * encoder.power + 1)
-
-
-def power_above_noise(spectra: ParticleSpectra, disc: Disc) -> Float[Tensor, " coefficient"]:
-    """Mean square of the slices behind images of an unknown map, by shells.
-
-    A coefficient is ``H = C S + N(0, 1)``, so that ``<S^2> = <H^2 - 1> / <C^2>``.
-    """
-    squares, ctf_squares = torch.zeros(2, disc.n_coefficients, device=spectra.device)
-    for index in torch.arange(len(spectra), device=spectra.device).split(IMAGES_AT_ONCE):
-        batch = spectra.batch(index, disc.radius)
-        noise = (batch.ctf != 0).float() if spectra.optics else 1.0
-        squares += (batch.observed.square() - noise).sum(0)
-        ctf_squares += batch.ctf.square().sum(0)
-    shell = disc.shell_per_coefficient
-    power, weight = (
-        torch.zeros(int(shell.max()) + 1, device=spectra.device).index_add(0, shell, part)
-        for part in (squares, ctf_squares)
-    )
-    return (power / weight).clamp_min(LEAST_POWER)[shell]
 
 
 @torch.no_grad()

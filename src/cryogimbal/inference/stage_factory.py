@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryogimbal.data.confidence import Confidence
 from cryogimbal.evaluation.masks import soft_sphere_mask
+from cryogimbal.imaging.signal_power import power_above_noise
 from cryogimbal.imaging.spectra import ParticleSpectra
 from cryogimbal.imaging.volume import (
     GridGeometry,
@@ -38,7 +39,6 @@ from cryogimbal.inference.rescue import OutlierSearch
 from cryogimbal.inference.row_encoder import (
     RowEncoder,
     initialise_row_encoder,
-    power_above_noise,
 )
 from cryogimbal.inference.seeding import generator_for
 from cryogimbal.inference.volume_update import (
