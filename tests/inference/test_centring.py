@@ -50,6 +50,23 @@ def test_most_of_the_displacement_is_found(box: int, generator: torch.Generator)
     assert 0.6 < told / (float(left) / 2**0.5) < 1.6
 
 
+def test_a_range_three_times_as_wide_leaves_particles_as_well_centred(
+    box: int, generator: torch.Generator
+) -> None:
+    shift = 0.03 * torch.randn(600, 2, generator=generator)
+    spectra, _ = simulate_spectra(
+        globule(box), 600, generator, signal_to_noise=0.05, shift_box=shift
+    )
+    left, told = [], []
+    for range_box in (0.06, 0.18):
+        centres = centred(spectra, range_box).centres
+        assert centres is not None
+        left.append(float((centres.shift_box - shift).square().mean().sqrt()))
+        told.append(float(centres.variance_box2.mean().sqrt()))
+    assert left[1] < 1.1 * left[0]
+    assert told[1] < 1.25 * told[0]
+
+
 def test_images_that_say_nothing_are_left_where_they_are(
     box: int, generator: torch.Generator
 ) -> None:

@@ -86,11 +86,12 @@ def centres_by_mean_slice(
     mean_slice: Float[Tensor, " coefficient"],
     power: Float[Tensor, " coefficient"],
     range_box: float,
+    deviation_box: float | None = None,
 ) -> Centres:
     """Displacement of each particle by correlation with the mean over all orientations.
 
     What an orientation adds to the mean counts as noise of variance ``C^2 power`` beside that of the
-    image, which is 1; displacements are normal beforehand with a deviation of half the range per axis.
+    image, which is 1; displacements are normal beforehand.
     Of an image that says little the posterior mean is near 0, so that it cannot do harm.
 
     Parameters
@@ -99,12 +100,15 @@ def centres_by_mean_slice(
         Mean over orientations of the slices of a map, and what they vary by (mean square).
     range_box
         Largest usual displacement as a fraction of the box.
+    deviation_box
+        Of displacements beforehand, per axis; none: half the range.
     """
     radius = GRID_OVERSAMPLING * float(batch.disc.radius_per_coefficient[-1])
     shifts = shift_grid(TAIL * range_box, radius).to(batch.observed.device)
     weight = batch.ctf * mean_slice / (1 + batch.ctf.square() * power)
     products = torch.cat([batch.observed * weight, batch.observed * mirror_row(weight)], dim=1)
-    log_prior = -shifts.square().sum(1) / (2 * (range_box / 2) ** 2)
+    deviation = range_box / 2 if deviation_box is None else deviation_box
+    log_prior = -shifts.square().sum(1) / (2 * deviation**2)
     posterior = torch.softmax(products @ _waves(shifts, batch.disc) + log_prior, dim=1)
     mean = posterior @ shifts
     spread = posterior @ shifts.square().sum(1) - mean.square().sum(1)
