@@ -24,7 +24,7 @@ from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.gauss_newton import FIRST_DAMPING, gauss_newton
 from cryogimbal.inference.memory_budget import MemoryBudget
 from cryogimbal.inference.modes import Modes, distinct, joined_modes, modes_of
-from cryogimbal.inference.posterior import log_likelihoods
+from cryogimbal.inference.posterior import fast_dtype, log_likelihoods
 from cryogimbal.rotations import rotation_grid, rotvec_to_rotation
 from cryogimbal.symmetry import (
     NO_SYMMETRY,
@@ -193,6 +193,8 @@ def _best_orientations(
     spectra = images.spectra
     n, n_orientations = len(spectra), orientations.shape[0]
     shifts = search.shifts(spectra.device) if search.shift_range_box > 0 else None
+    # Many shifts take long, and among the candidates kept half a percent of a score does not matter.
+    dtype = torch.float32 if shifts is None else fast_dtype(spectra.device)
     disc = spectra.disc.truncate(search.radius)
     kept = min(CANDIDATES, n_orientations)
     best = torch.full((n, 0), -torch.inf, device=spectra.device)
@@ -205,7 +207,7 @@ def _best_orientations(
             block = tile.orientations
             slices = prepared.slices(orientations[block], disc)
         batch = images.batch(numbers[tile.images], search.radius)
-        scores = log_likelihoods(batch, slices, shifts=shifts)
+        scores = log_likelihoods(batch, slices, shifts=shifts, dtype=dtype)
         value, place = scores.topk(min(kept, scores.shape[1]), dim=1)
         blocks.append((value, place + block.start))
         if tile.images.stop == n:

@@ -8,8 +8,8 @@ is one more product; the second term stays as it is.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -156,15 +156,22 @@ def mean_squared_residual(
     return (batch.observed.square().sum(0) - explained) / len(batch.index)
 
 
-def joined(parts: Sequence[Expectation]) -> Expectation:
-    """The expectation over the images of all parts together."""
+def joined(parts: Iterable[Expectation]) -> Expectation:
+    """The expectation over the images of all parts together; sums are taken as the parts come."""
+    remaining = iter(parts)
+    first = next(remaining)
+    weighted_data, weight, kept = first.weighted_data, first.weight, [first]
+    for part in remaining:
+        weighted_data += part.weighted_data
+        weight += part.weight
+        kept.append(replace(part, weighted_data=weighted_data, weight=weight))
     return Expectation(
-        weighted_data=torch.stack([part.weighted_data for part in parts]).sum(0),
-        weight=torch.stack([part.weight for part in parts]).sum(0),
-        best=torch.cat([part.best for part in parts]),
-        loss=torch.cat([part.loss for part in parts]),
-        effective_orientations=torch.cat([part.effective_orientations for part in parts]),
-        centres=joined_centres([part.centres for part in parts if part.centres is not None]),
+        weighted_data=weighted_data,
+        weight=weight,
+        best=torch.cat([part.best for part in kept]),
+        loss=torch.cat([part.loss for part in kept]),
+        effective_orientations=torch.cat([part.effective_orientations for part in kept]),
+        centres=joined_centres([part.centres for part in kept if part.centres is not None]),
     )
 
 
