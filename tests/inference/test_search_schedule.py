@@ -3,7 +3,7 @@
 import pytest
 
 from cryogimbal.inference.config_posterior import PosteriorConfig
-from cryogimbal.inference.search_schedule import SearchSchedule
+from cryogimbal.inference.search_schedule import AcceleratedSchedule, SearchSchedule
 
 CONFIG = PosteriorConfig(
     iterations=50, start_radius=4.0, end_radius=8.0, largest_radius=14.0, start_sharing=100.0
@@ -51,3 +51,33 @@ def test_a_start_that_never_knows_ends_after_a_step_at_the_largest_band_limit() 
         n_steps += 1
     assert SCHEDULE.radius(n_steps - 1) == 14.0
     assert SCHEDULE.radius(n_steps - 2) < 14.0
+
+
+ACCELERATED = AcceleratedSchedule(config=CONFIG, highest_radius=31.0)
+
+
+def test_the_band_limit_of_an_accelerated_start_grows_in_half_cycles() -> None:
+    radii = [ACCELERATED.radius(step) for step in range(CONFIG.accelerated_iterations)]
+    assert (radii[0], radii[-1]) == (
+        CONFIG.accelerated_start_radius,
+        CONFIG.accelerated_end_radius,
+    )
+    assert radii == sorted(radii)
+    # Tables of a band limit are kept for the next step: few of them are made.
+    assert all((2 * radius).is_integer() for radius in radii)
+
+
+def test_an_accelerated_start_does_not_go_beyond_the_images() -> None:
+    schedule = AcceleratedSchedule(config=CONFIG, highest_radius=9.25)
+    assert max(schedule.radius(step) for step in range(200)) == 9.25
+
+
+def test_an_accelerated_start_keeps_the_temperature_of_the_images() -> None:
+    assert {ACCELERATED.sharing(step, 1) for step in (0, 50, 149)} == {1.0}
+
+
+def test_an_accelerated_start_ends_once_images_know_their_orientations() -> None:
+    n = CONFIG.accelerated_iterations
+    assert ACCELERATED.is_over(n // 2, sharing=2.0)
+    assert not ACCELERATED.is_over(n - 1, sharing=5.0)
+    assert ACCELERATED.is_over(n, sharing=5.0)

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryogimbal.errors import InputError
+from cryogimbal.fourier.disc import Disc
 from cryogimbal.imaging.backprojection import (
     SufficientStatistics,
     mean_weight_per_shell,
@@ -12,10 +13,13 @@ from cryogimbal.imaging.backprojection import (
 )
 from cryogimbal.imaging.slices import central_slices
 from cryogimbal.imaging.spectra import ParticleSpectra
+from cryogimbal.imaging.symmetrisation import rotations_off_grid, sum_on_grid
 from cryogimbal.imaging.volume import GridGeometry
 from cryogimbal.inference.config_posterior import PosteriorConfig
 from cryogimbal.inference.pose_table import PoseTable
+from cryogimbal.inference.posterior import Expectation
 from cryogimbal.rotations import rotation_grid
+from cryogimbal.symmetry import SymmetryGroup
 
 # Interpolation on an unpadded grid favours some orientations; where images say little of theirs, a
 # search then needs higher frequencies until it finds a structure.
@@ -25,11 +29,37 @@ PRIOR_FRACTION = 0.05
 
 
 def solve_lightly(
-    statistics: SufficientStatistics, geometry: GridGeometry
+    statistics: SufficientStatistics,
+    geometry: GridGeometry,
+    prior_fraction: float = PRIOR_FRACTION,
 ) -> Float[Tensor, "box box box"]:
-    """Division with the same small prior in every shell."""
+    """Division with the same small prior in every shell, a fraction of the mean weight."""
     mean = mean_weight_per_shell(statistics, geometry).mean()
-    return solve_density(statistics, geometry, (PRIOR_FRACTION * mean)[None])
+    return solve_density(statistics, geometry, (prior_fraction * mean)[None])
+
+
+def densities_of_expectation(
+    found: Expectation,
+    orientations: Float[Tensor, "orientation 3 3"],
+    disc: Disc,
+    geometry: GridGeometry,
+    group: SymmetryGroup,
+    prior_fraction: float,
+) -> Float[Tensor, "class box box box"]:
+    """Maximisation step: the density of every class, whose slices follow one another."""
+    parts = zip(
+        found.weighted_data.split(len(orientations)),
+        found.weight.split(len(orientations)),
+        strict=True,
+    )
+    densities = []
+    for data, weight in parts:
+        statistics = SufficientStatistics.zeros(geometry, data.device)
+        for rotation in rotations_off_grid(orientations, group):
+            statistics.add_slices(data, weight, rotation, disc, OVERSAMPLING)
+        statistics = sum_on_grid(statistics, group)
+        densities.append(solve_lightly(statistics, geometry, prior_fraction))
+    return torch.stack(densities)
 
 
 def density_of_poses(

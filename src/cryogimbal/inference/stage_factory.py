@@ -183,12 +183,12 @@ class StageFactory:
         """The best poses of every image up to a band limit, each a mode of its posterior.
 
         Beyond the usual band limit displacements are so many that they are looked for around where
-        each particle is found up to there.
+        each particle is found on the coarse grid of the search.
         """
         search, usual = self._mode_search(radius), self.config.posterior.end_radius
         centres = None
         if search.shift_range_box > 0 and radius > usual:
-            coarse = replace(search, radius=usual, n_side=self.config.posterior.n_side)
+            coarse = replace(search, n_side=self.config.posterior.n_side)
             centres = centres_from_density(self.spectra, density, coarse, self.budget)
             deviation = float(centres.variance_box2.mean().sqrt())
             nearby = min(search.shift_range_box, SEARCH_DEVIATIONS * deviation)
