@@ -76,8 +76,15 @@ def test_an_accelerated_start_keeps_the_temperature_of_the_images() -> None:
     assert {ACCELERATED.sharing(step, 1) for step in (0, 50, 149)} == {1.0}
 
 
-def test_an_accelerated_start_ends_once_images_know_their_orientations() -> None:
+def test_an_accelerated_start_ends_once_its_structure_has_come_through() -> None:
     n = CONFIG.accelerated_iterations
-    assert ACCELERATED.is_over(n // 2, sharing=2.0)
-    assert not ACCELERATED.is_over(n - 1, sharing=5.0)
-    assert ACCELERATED.is_over(n, sharing=5.0)
+    assert ACCELERATED.is_over(n // 2, sharing=3.0)
+    assert not ACCELERATED.is_over(n - 1, sharing=6.0)
+    assert ACCELERATED.is_over(n, sharing=6.0)
+
+
+def test_an_accelerated_start_does_not_end_before_its_band_limit_has_grown() -> None:
+    n_steps = 0
+    while not ACCELERATED.is_over(n_steps, sharing=1.0):
+        n_steps += 1
+    assert ACCELERATED.radius(n_steps) == CONFIG.accelerated_end_radius

@@ -54,7 +54,6 @@ from cryogimbal.inference.random_starts import (
 )
 from cryogimbal.inference.records import EpochRecord
 from cryogimbal.inference.search_schedule import (
-    SETTLED_SHARING,
     AcceleratedSchedule,
     SearchSchedule,
     StartSchedule,
@@ -275,7 +274,7 @@ class PosteriorSearch:
         ended = Start(
             densities=densities,
             radius=radius,
-            is_settled=sharing <= SETTLED_SHARING,
+            is_settled=schedule.has_settled(sharing),
             is_accelerated=schedule.momentum > 0,
             loss=math.inf,
             explained=0.0,

@@ -11,6 +11,8 @@ ANNEALED_AT = 0.8
 SETTLED_SHARING = 2.5
 # The same of an accelerated start, which then waits for its structure to come through.
 GROWN_AT = 0.1
+# Orientations of a median image once it has, at a lower band limit; before that there are twice as many.
+ACCELERATED_SETTLED_SHARING = 3.5
 
 
 @runtime_checkable
@@ -38,6 +40,10 @@ class StartSchedule(Protocol):
 
     def sharing(self, step: int, group_order: int) -> float:
         """Orientations that a median image is held to be shared by, at least, among different ones."""
+        ...
+
+    def has_settled(self, sharing: float) -> bool:
+        """Whether images know their orientations, by how many share a median one."""
         ...
 
     def is_over(self, n_steps: int, sharing: float) -> bool:
@@ -84,11 +90,15 @@ class SearchSchedule:
         way = min(1.0, step / self._annealed_at)
         return max(1.0, self.config.start_sharing / group_order) ** (1 - way)
 
+    def has_settled(self, sharing: float) -> bool:
+        """Whether images know their orientations, by how many share a median one."""
+        return sharing <= SETTLED_SHARING
+
     def is_over(self, n_steps: int, sharing: float) -> bool:
         """Whether a start is at its end: images know their orientations, or never will."""
         if n_steps < self.config.iterations:
             return False
-        return sharing <= SETTLED_SHARING or self.radius(n_steps - 1) == self.largest_radius
+        return self.has_settled(sharing) or self.radius(n_steps - 1) == self.largest_radius
 
     @property
     def _annealed_at(self) -> float:
@@ -136,6 +146,13 @@ class AcceleratedSchedule:
         """No more than the images themselves leave open."""
         return 1.0
 
+    def has_settled(self, sharing: float) -> bool:
+        """Whether the structure has come through, by how many orientations share a median image."""
+        return sharing <= ACCELERATED_SETTLED_SHARING
+
     def is_over(self, n_steps: int, sharing: float) -> bool:
-        """Whether a start is at its end: images know their orientations, or all steps are done."""
-        return sharing <= SETTLED_SHARING or n_steps >= self.config.accelerated_iterations
+        """Whether a start is at its end: its structure has come through, or all steps are done."""
+        planned = self.config.accelerated_iterations
+        if n_steps < GROWN_AT * planned:
+            return False
+        return self.has_settled(sharing) or n_steps >= planned
