@@ -109,22 +109,53 @@ def test_an_image_is_searched_no_more_often_than_it_is_worth(generator: torch.Ge
     assert found() == 0
 
 
+def with_strengths_of_poses(
+    spectra: ParticleSpectra, density: Tensor, table: PoseTable
+) -> ParticleSpectra:
+    """Estimated noise, and what least squares says of each particle, as far as strengths may go."""
+    everything = torch.arange(N)
+    prepared = prepared_density(spectra, density, SEARCH.radius, 2)
+    batch = spectra.batch(everything, SEARCH.radius)
+    residual, power = pose_fits(prepared, table.best_of(everything), batch)
+    strength = (batch.observed.square().sum(1) - residual + power) / 2
+    scale = (strength / power).clamp(0.1, 2.0)
+    return replace(spectra, noise=replace(spectra.noise, estimated=True, scale=scale))
+
+
 def test_a_wrong_pose_is_faint_where_it_has_lowered_the_strength(
     generator: torch.Generator,
 ) -> None:
     spectra, density, truth, wrong = images_with_wrong_poses(generator)
     far = (geodesic_distance_deg(truth, wrong) > 40).nonzero()[:, 0]
-    estimated = replace(spectra, noise=replace(spectra.noise, estimated=True))
-    table, everything = PoseTable.starting_at(wrong), torch.arange(N)
-    prepared = prepared_density(spectra, density, SEARCH.radius, 2)
-    batch = spectra.batch(everything, SEARCH.radius)
-    residual, power = pose_fits(prepared, table.best_of(everything), batch)
-    strength = (batch.observed.square().sum(1) - residual + power) / 2
-    # What least squares says of each particle, as far as strengths may go.
-    estimated.noise.scale.copy_((strength / power).clamp(0.1, 2.0))
+    table = PoseTable.starting_at(wrong)
+    estimated = with_strengths_of_poses(spectra, density, table)
     found = faint_images(estimated, density, table, SEARCH.radius)
     assert set(far.tolist()) <= set(found.tolist())
     assert len(found) < 0.4 * N
+
+
+def test_faint_images_are_searched_once_where_nothing_says_where_particles_usually_are(
+    generator: torch.Generator,
+) -> None:
+    spectra, density, truth, wrong = images_with_wrong_poses(generator)
+    far = geodesic_distance_deg(truth, wrong) > 40
+    table = PoseTable(
+        rotation=wrong[:, None].repeat(1, 2, 1, 1),
+        weight=torch.tensor([[1.0, 0.0]]).repeat(N, 1),
+    )
+    estimated = with_strengths_of_poses(spectra, density, table)
+    volume = HartleyVolume(GridGeometry(box=20, radius=10.0, oversampling=2))
+    volume.set_spectrum(volume.geometry.grid_of_density(density))
+    outliers = OutlierSearch(estimated, volume, SEARCH, MemoryBudget.of_mebibytes(100))
+    outliers.rescue(table, SEARCH.radius / 2)
+    # Below the full band limit faint images would not be found.
+    assert not outliers.state_dict()["n_searches"].any()
+    outliers.rescue(table, SEARCH.radius)
+    assert outliers.state_dict()["n_searches"][far].all()
+    misfit = misfits(estimated, volume.density(), table, SEARCH.radius)
+    outliers.rescue(table, SEARCH.radius)
+    n_searches = outliers.state_dict()["n_searches"]
+    assert set((n_searches > 1).nonzero()[:, 0].tolist()) <= set(misfit.tolist())
 
 
 @pytest.mark.parametrize("spread_px", [0.2, 30.0])

@@ -61,15 +61,17 @@ class OutlierSearch:
             radius=min(radius, self._search.radius),
             n_modes=max(1, table.weight.shape[1] - 1),
         )
-        density = self._volume.density()
+        density, is_last = self._volume.density(), search.radius == self._search.radius
         index = misfits(self._spectra, density, table, search.radius)
         _, centres = near_usual_places(search, self._spectra, table)
-        if centres is not None and self._spectra.noise.estimated:
-            # Affordable where few shifts are compared.
+        if self._spectra.noise.estimated and (centres is not None or is_last):
             faint = faint_images(self._spectra, density, table, search.radius)
+            if centres is None:
+                # So many shifts take long: once.
+                faint = faint[self._n_searches[faint] == 0]
             index = torch.cat([index, faint]).unique()
         index = index[self._n_searches[index] < MOST_SEARCHES]
-        if search.radius == self._search.radius:
+        if is_last:
             self._n_searches[index] += 1
         search_again(self._spectra, density, table, index, search, self._budget)
         return len(index)
