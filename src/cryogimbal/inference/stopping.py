@@ -9,11 +9,13 @@ scales are measured again its unit changes a little. A volume that Adam steps ha
 decide.
 """
 
-import math
 from dataclasses import dataclass
+
+import torch
 
 from cryogimbal.inference.config_stages import AutoDecodingConfig
 from cryogimbal.inference.held_out import HeldOutLikelihood
+from cryogimbal.rotations import angle_deg
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ def tellable_deg(radius: float, particle_width_box: float) -> float:
     particle_width_box
         Width of the particle as a fraction of the box.
     """
-    return math.degrees(1 / (radius * particle_width_box))
+    return float(angle_deg(torch.tensor(1 / (radius * particle_width_box))))
 
 
 @dataclass(kw_only=True)
